@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The x86 half of the core: registers, events, paging, emulation, interrupt controllers and VMX.
+
+pub mod clock;
+pub mod cpuid;
+pub mod emulate;
+pub mod ept;
+pub mod event;
+pub mod irqchip;
+pub mod msr;
+pub mod msrbitmap;
+pub mod nested;
+pub mod regs;
+pub mod segment;
+pub mod tdp;
+pub mod vmx;
+pub mod walk;

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! VMX as the SDM defines it: VMCS fields, controls, capabilities, exits and instructions.
+
+pub mod caps;
+pub mod ctls;
+pub mod exit;
+pub mod field;
+pub mod insn;
