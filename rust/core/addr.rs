@@ -139,10 +139,22 @@ pub enum Level {
 }
 
 impl Level {
+    /// Returns where a page-frame number holds the index into a table of this level.
+    #[inline]
+    const fn shift(self) -> u32 {
+        match self {
+            Level::Pt => 0,
+            Level::Pd => 9,
+            Level::Pdpt => 18,
+            Level::Pml4 => 27,
+            Level::Pml5 => 36,
+        }
+    }
+
     /// Returns the number of small pages that an entry of this level spans.
     #[inline]
     pub const fn pages(self) -> u64 {
-        1 << (9 * (self as u32 - 1))
+        1 << self.shift()
     }
 
     /// Returns the number of bytes that an entry of this level spans.
@@ -166,7 +178,7 @@ impl Level {
     /// Returns the index, 0 to 511, of the entry for page frame `frame` in a table of this level.
     #[inline]
     pub const fn index(self, frame: u64) -> usize {
-        ((frame >> (9 * (self as u32 - 1))) & 511) as usize
+        ((frame >> self.shift()) & 511) as usize
     }
 }
 

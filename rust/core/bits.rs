@@ -23,7 +23,7 @@ macro_rules! from_bits_int {
             }
             #[inline]
             fn into_bits(self) -> u64 {
-                self as u64
+                u64::from(self)
             }
         }
     )* };
@@ -37,19 +37,20 @@ impl FromBits for bool {
     }
     #[inline]
     fn into_bits(self) -> u64 {
-        self as u64
+        u64::from(self)
     }
 }
 
 /// Returns the mask of bits `hi..=lo`, for `63 >= hi >= lo`.
 pub const fn mask(hi: u32, lo: u32) -> u64 {
     assert!(hi >= lo && hi < 64);
-    (u64::MAX >> (63 - hi)) & (u64::MAX << lo)
+    let above = (u64::MAX << hi) << 1;
+    (u64::MAX << lo) & !above
 }
 
 /// Returns the mask of bits `hi..=lo` of a `T`; does not build where `T` is narrower than that.
 pub const fn field_mask<T>(hi: u32, lo: u32) -> u64 {
-    assert!((hi as usize) < 8 * core::mem::size_of::<T>());
+    assert!(((hi / 8) as usize) < core::mem::size_of::<T>());
     mask(hi, lo)
 }
 

@@ -42,13 +42,21 @@ impl Exception {
     /// Makes an exception without an error code.
     #[inline]
     pub const fn plain(vector: u8) -> Self {
-        Self { vector, error_code: None, payload: None }
+        Self {
+            vector,
+            error_code: None,
+            payload: None,
+        }
     }
 
     /// Makes an exception with an error code.
     #[inline]
     pub const fn with_code(vector: u8, error_code: u32) -> Self {
-        Self { vector, error_code: Some(error_code), payload: None }
+        Self {
+            vector,
+            error_code: Some(error_code),
+            payload: None,
+        }
     }
 
     /// #UD: the instruction is not defined, or not now.
@@ -63,7 +71,11 @@ impl Exception {
     /// #PF at linear address `address`.
     #[inline]
     pub const fn page_fault(address: crate::addr::Gva, error_code: u32) -> Self {
-        Self { vector: vector::PF, error_code: Some(error_code), payload: Some(address.0) }
+        Self {
+            vector: vector::PF,
+            error_code: Some(error_code),
+            payload: Some(address.0),
+        }
     }
 }
 
