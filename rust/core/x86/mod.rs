@@ -11,6 +11,7 @@ pub mod irqchip;
 pub mod msr;
 pub mod msrbitmap;
 pub mod nested;
+pub mod pvclock;
 pub mod regs;
 pub mod segment;
 pub mod tdp;

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! MSR numbers. SDM 4 "Architectural MSRs", 2.1; `MSR_KVM_*` from KVM's paravirtual interface.
+
+macro_rules! indices {
+    ($($name:ident = $number:literal, $doc:literal;)*) => { $(
+        #[doc = $doc]
+        pub const $name: u32 = $number;
+    )* };
+}
+
+indices! {
+    MSR_KVM_WALL_CLOCK = 0x11, "Wall clock, old number.";
+    MSR_KVM_SYSTEM_TIME = 0x12, "System time, old number.";
+    IA32_TSC = 0x10, "Time-stamp counter.";
+    IA32_PLATFORM_ID = 0x17, "Platform.";
+    IA32_APIC_BASE = 0x1b, "Local APIC base and mode.";
+    MSR_EBL_CR_POWERON = 0x2a, "Power-on configuration.";
+    MSR_EBC_FREQUENCY_ID = 0x2c, "Bus frequency (Pentium 4).";
+    MSR_SMI_COUNT = 0x34, "Count of SMIs.";
+    IA32_FEATURE_CONTROL = 0x3a, "Feature control: VMX, LMCE.";
+    IA32_TSC_ADJUST = 0x3b, "TSC adjustment.";
+    IA32_SPEC_CTRL = 0x48, "Speculation control.";
+    IA32_PRED_CMD = 0x49, "Prediction command.";
+    IA32_BIOS_UPDT_TRIG = 0x79, "Microcode update trigger.";
+    IA32_BIOS_SIGN_ID = 0x8b, "Microcode revision.";
+    IA32_SMBASE = 0x9e, "Base of system-management RAM.";
+    IA32_PMC0 = 0xc1, "General counter 0.";
+    IA32_PMC7 = 0xc8, "General counter 7.";
+    MSR_FSB_FREQ = 0xcd, "Bus frequency (Core).";
+    MSR_PLATFORM_INFO = 0xce, "Ratios; CPUID faulting.";
+    IA32_UMWAIT_CONTROL = 0xe1, "UMWAIT and TPAUSE limits.";
+    IA32_MTRRCAP = 0xfe, "MTRR capabilities.";
+    IA32_ARCH_CAPABILITIES = 0x10a, "Immunities and controls.";
+    IA32_FLUSH_CMD = 0x10b, "L1D flush.";
+    MSR_BBL_CR_CTL3 = 0x11e, "L2 cache control.";
+    IA32_TSX_CTRL = 0x122, "TSX control.";
+    MSR_MISC_FEATURES_ENABLES = 0x140, "CPUID faulting enable.";
+    IA32_SYSENTER_CS = 0x174, "SYSENTER code segment.";
+    IA32_SYSENTER_ESP = 0x175, "SYSENTER stack pointer.";
+    IA32_SYSENTER_EIP = 0x176, "SYSENTER entry point.";
+    IA32_MCG_CAP = 0x179, "Machine-check capabilities.";
+    IA32_MCG_STATUS = 0x17a, "Machine-check status.";
+    IA32_MCG_CTL = 0x17b, "Machine-check control.";
+    IA32_PERFEVTSEL0 = 0x186, "Event select 0.";
+    IA32_PERFEVTSEL7 = 0x18d, "Event select 7.";
+    IA32_PERF_STATUS = 0x198, "Current ratio.";
+    IA32_PERF_CTL = 0x199, "Requested ratio.";
+    IA32_MISC_ENABLE = 0x1a0, "Processor features on and off.";
+    IA32_DEBUGCTL = 0x1d9, "Debug control.";
+    MSR_LASTBRANCH_FROM_IP = 0x1db, "Last branch, source.";
+    MSR_LASTBRANCH_TO_IP = 0x1dc, "Last branch, target.";
+    MSR_LER_FROM_IP = 0x1dd, "Last exception, source.";
+    MSR_LER_TO_IP = 0x1de, "Last exception, target.";
+    MSR_POWER_CTL = 0x1fc, "Power control.";
+    IA32_MTRR_PHYSBASE0 = 0x200, "Variable MTRR 0, base.";
+    IA32_MTRR_PHYSMASK7 = 0x20f, "Variable MTRR 7, mask.";
+    IA32_MTRR_FIX64K_00000 = 0x250, "Fixed MTRR, 64-KiB pieces from 0.";
+    IA32_MTRR_FIX16K_80000 = 0x258, "Fixed MTRR, 16-KiB pieces from 0x80000.";
+    IA32_MTRR_FIX16K_A0000 = 0x259, "Fixed MTRR, 16-KiB pieces from 0xa0000.";
+    IA32_MTRR_FIX4K_C0000 = 0x268, "Fixed MTRR, 4-KiB pieces from 0xc0000.";
+    IA32_MTRR_FIX4K_F8000 = 0x26f, "Fixed MTRR, 4-KiB pieces from 0xf8000.";
+    IA32_PAT = 0x277, "Page attribute table.";
+    IA32_MC0_CTL2 = 0x280, "Corrected-error threshold of bank 0.";
+    IA32_MTRR_DEF_TYPE = 0x2ff, "Default memory type and enables.";
+    IA32_FIXED_CTR0 = 0x309, "Fixed counter 0.";
+    IA32_FIXED_CTR2 = 0x30b, "Fixed counter 2.";
+    IA32_PERF_CAPABILITIES = 0x345, "Performance-monitoring capabilities.";
+    IA32_FIXED_CTR_CTRL = 0x38d, "Control of the fixed counters.";
+    IA32_PERF_GLOBAL_STATUS = 0x38e, "Overflow status.";
+    IA32_PERF_GLOBAL_CTRL = 0x38f, "Enables of all counters.";
+    IA32_PERF_GLOBAL_STATUS_RESET = 0x390, "Clears overflow status.";
+    IA32_PERF_GLOBAL_STATUS_SET = 0x391, "Sets overflow status.";
+    IA32_PEBS_ENABLE = 0x3f1, "PEBS enables.";
+    MSR_PEBS_DATA_CFG = 0x3f2, "PEBS record contents.";
+    IA32_MC0_CTL = 0x400, "Error reporting of bank 0.";
+    IA32_VMX_BASIC = 0x480, "First VMX capability MSR.";
+    IA32_VMX_MISC = 0x485, "VMX miscellany.";
+    IA32_VMX_CR0_FIXED0 = 0x486, "Bits of CR0 fixed to 1.";
+    IA32_VMX_CR4_FIXED0 = 0x488, "Bits of CR4 fixed to 1.";
+    IA32_VMX_VMCS_ENUM = 0x48a, "Highest VMCS field index.";
+    IA32_VMX_PROCBASED_CTLS2 = 0x48b, "Secondary controls.";
+    IA32_VMX_EPT_VPID_CAP = 0x48c, "EPT and VPID capabilities.";
+    IA32_VMX_TRUE_PINBASED_CTLS = 0x48d, "Pin-based controls.";
+    IA32_VMX_TRUE_PROCBASED_CTLS = 0x48e, "Primary controls.";
+    IA32_VMX_TRUE_EXIT_CTLS = 0x48f, "VM-exit controls.";
+    IA32_VMX_TRUE_ENTRY_CTLS = 0x490, "VM-entry controls.";
+    IA32_VMX_VMFUNC = 0x491, "VM functions; the last VMX capability MSR.";
+    IA32_A_PMC0 = 0x4c1, "General counter 0, full width.";
+    IA32_A_PMC7 = 0x4c8, "General counter 7, full width.";
+    IA32_MCG_EXT_CTL = 0x4d0, "Local machine check enable.";
+    IA32_DS_AREA = 0x600, "Debug store area.";
+    MSR_RAPL_POWER_UNIT = 0x606, "Units of the energy counters.";
+    MSR_PKG_ENERGY_STATUS = 0x611, "Energy of the package.";
+    MSR_DRAM_ENERGY_STATUS = 0x619, "Energy of memory.";
+    MSR_PP0_ENERGY_STATUS = 0x639, "Energy of the cores.";
+    MSR_PP1_ENERGY_STATUS = 0x641, "Energy of the graphics.";
+    IA32_TSC_DEADLINE = 0x6e0, "Local APIC timer deadline.";
+    IA32_X2APIC_FIRST = 0x800, "First MSR of the x2APIC.";
+    IA32_X2APIC_LAST = 0x8ff, "Last MSR of the x2APIC.";
+    IA32_XSS = 0xda0, "Supervisor states of XSAVES.";
+    MSR_KVM_WALL_CLOCK_NEW = 0x4b56_4d00, "Wall clock.";
+    MSR_KVM_SYSTEM_TIME_NEW = 0x4b56_4d01, "System time.";
+    MSR_KVM_ASYNC_PF_EN = 0x4b56_4d02, "Asynchronous page faults.";
+    MSR_KVM_STEAL_TIME = 0x4b56_4d03, "Steal time.";
+    MSR_KVM_PV_EOI_EN = 0x4b56_4d04, "Paravirtual EOI.";
+    MSR_KVM_POLL_CONTROL = 0x4b56_4d05, "Host-side polling on HLT.";
+    MSR_KVM_ASYNC_PF_INT = 0x4b56_4d06, "Vector of page-ready interrupts.";
+    MSR_KVM_ASYNC_PF_ACK = 0x4b56_4d07, "Acknowledgment of page-ready interrupts.";
+    IA32_EFER = 0xc000_0080, "Extended features.";
+    IA32_STAR = 0xc000_0081, "SYSCALL segments.";
+    IA32_LSTAR = 0xc000_0082, "SYSCALL entry point of 64-bit mode.";
+    IA32_CSTAR = 0xc000_0083, "SYSCALL entry point of compatibility mode.";
+    IA32_FMASK = 0xc000_0084, "SYSCALL flag mask.";
+    IA32_FS_BASE = 0xc000_0100, "Base of FS.";
+    IA32_GS_BASE = 0xc000_0101, "Base of GS.";
+    IA32_KERNEL_GS_BASE = 0xc000_0102, "The other base of GS.";
+    IA32_TSC_AUX = 0xc000_0103, "RDTSCP's and RDPID's value.";
+    MSR_K7_HWCR = 0xc001_0015, "AMD's hardware configuration.";
+}
