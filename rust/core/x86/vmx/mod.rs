@@ -2,6 +2,7 @@
 
 //! VMX as the SDM defines it: VMCS fields, controls, capabilities, exits and instructions.
 
+pub mod capmsr;
 pub mod caps;
 pub mod ctls;
 pub mod exit;
