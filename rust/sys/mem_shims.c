@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Inline functions of the memory management that Rust cannot call. See mem_shims.h.
+ */
+#include <linux/irqflags.h>
+#include <linux/mm.h>
+#include <linux/page-flags.h>
+#include <linux/pgtable.h>
+#include <linux/sched.h>
+#include <linux/swap.h>
+#include <linux/uaccess.h>
+
+#include "mem_shims.h"
+
+void burrow_release_page(struct page *page, bool dirty)
+{
+	/* Nobody reclaims or writes back a reserved page, such as the shared page of zeroes. */
+	if (!PageReserved(page)) {
+		if (dirty)
+			SetPageDirty(page);
+		mark_page_accessed(page);
+	}
+	put_page(page);
+}
+
+void burrow_put_page(struct page *page)
+{
+	put_page(page);
+}
+
+/* Each entry is read once, as it may turn from a table into a huge page meanwhile. */
+static int host_level(struct mm_struct *mm, unsigned long hva)
+{
+	pgd_t pgd = READ_ONCE(*pgd_offset(mm, hva));
+	p4d_t p4d;
+	pud_t pud;
+	pmd_t pmd;
+
+	if (pgd_none(pgd))
+		return 1;
+	p4d = READ_ONCE(*p4d_offset(&pgd, hva));
+	if (p4d_none(p4d) || !p4d_present(p4d))
+		return 1;
+	pud = READ_ONCE(*pud_offset(&p4d, hva));
+	if (pud_none(pud) || !pud_present(pud))
+		return 1;
+	if (pud_leaf(pud))
+		return 3;
+	pmd = READ_ONCE(*pmd_offset(&pud, hva));
+	if (pmd_none(pmd) || !pmd_present(pmd))
+		return 1;
+	return pmd_leaf(pmd) ? 2 : 1;
+}
+
+int burrow_host_level(unsigned long hva)
+{
+	unsigned long flags;
+	int level;
+
+	if (!current->mm || hva >= TASK_SIZE_MAX)
+		return 1;
+	/* Tables are freed only after an interrupt, or an RCU grace period, reached every CPU. */
+	local_irq_save(flags);
+	level = host_level(current->mm, hva);
+	local_irq_restore(flags);
+	return level;
+}
+
+#define CMPXCHG_CASE(type)						\
+	case sizeof(type): {						\
+		type found = *old;					\
+		type __user *at = (type __user *)hva;			\
+									\
+		if (!user_access_begin(at, sizeof(type)))		\
+			return -EFAULT;					\
+		done = unsafe_try_cmpxchg_user(at, &found, (type)new, fault); \
+		user_access_end();					\
+		*old = found;						\
+		return !done;						\
+	}
+
+int burrow_cmpxchg_user(unsigned long hva, unsigned int size, u64 *old, u64 new)
+{
+	bool done;
+
+	switch (size) {
+	CMPXCHG_CASE(u8)
+	CMPXCHG_CASE(u16)
+	CMPXCHG_CASE(u32)
+	CMPXCHG_CASE(u64)
+	default:
+		return -EINVAL;
+	}
+fault:
+	user_access_end();
+	return -EFAULT;
+}
+
+u64 burrow_task_size(void)
+{
+	return TASK_SIZE_MAX;
+}

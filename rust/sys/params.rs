@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module's parameters.
+//!
+//! Invariant: they are written by the kernel before init, by init itself, and by nobody after.
+
+use crate::bindings;
+
+macro_rules! params {
+    ($($(#[$doc:meta])* $get:ident, $set:ident => $c:ident;)*) => { $(
+        $(#[$doc])*
+        pub fn $get() -> bool {
+            // SAFETY: A plain `bool` that nobody writes once init is over; init is single-threaded.
+            unsafe { core::ptr::addr_of!(bindings::$c).read() }
+        }
+
+        #[doc = concat!("Records what `", stringify!($get), "` turned out to be.")]
+        ///
+        /// # Safety
+        ///
+        /// Only during module init.
+        pub unsafe fn $set(value: bool) {
+            // SAFETY: The caller is module init, the only writer.
+            unsafe { core::ptr::addr_of_mut!(bindings::$c).write(value) };
+        }
+    )* };
+}
+
+params! {
+    /// Returns whether guests may be hypervisors.
+    nested, set_nested => burrow_param_nested;
+    /// Returns whether EPT is to be used.
+    ept, set_ept => burrow_param_ept;
+    /// Returns whether VPIDs are to be used.
+    vpid, set_vpid => burrow_param_vpid;
+    /// Returns whether unrestricted guests are to be used.
+    unrestricted_guest, set_unrestricted_guest => burrow_param_unrestricted_guest;
+    /// Returns whether VMCS shadowing is to be used.
+    enable_shadow_vmcs, set_enable_shadow_vmcs => burrow_param_enable_shadow_vmcs;
+    /// Returns whether the VMX-preemption timer is to be used.
+    preemption_timer, set_preemption_timer => burrow_param_preemption_timer;
+    /// Returns whether APIC virtualization is to be used.
+    enable_apicv, set_enable_apicv => burrow_param_enable_apicv;
+    /// Returns whether page-modification logging is to be used.
+    pml, set_pml => burrow_param_pml;
+}

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One VM entry and its exit.
+//!
+//! The register ABI of the switch is in `vmenter.h`.
+//!
+//! Invariant: entered only with the VMCS current, its host state that of this CPU and thread, and
+//! interrupts off.
+
+use super::{
+    hw::Loaded,
+    insn, //
+};
+use crate::{
+    bindings,
+    context::IrqsOff, //
+};
+use burrow_core::{
+    outcome::vector,
+    x86::{
+        event::{
+            kind,
+            EventInfo, //
+        },
+        vmx::{
+            exit::{
+                ExitReason,
+                ExitReasonWord, //
+            },
+            field::*, //
+        },
+    },
+};
+
+/// What a VM entry came to.
+#[derive(Clone, Copy, Debug)]
+pub enum Entered {
+    /// A VM exit (or an entry that failed late, which the reason tells).
+    Exit {
+        /// VM_EXIT_REASON.
+        reason: ExitReasonWord,
+        /// VM_EXIT_INTR_INFO for exceptions and external interrupts, else 0.
+        intr_info: u32,
+    },
+    /// VMLAUNCH or VMRESUME failed with this VM-instruction error (0: no current VMCS).
+    Failed(u32),
+}
+
+/// Extended state that differs from the host's while the guest runs.
+#[derive(Clone, Copy, Debug)]
+pub struct ExtendedState {
+    /// XCR0, `None` where guest and host agree.
+    pub xcr0: Option<SwapXcr0>,
+    /// IA32_XSS, `None` where guest and host agree.
+    pub xss: Option<(u64, u64)>,
+    /// PKRU of the guest, `None` where it has none on; the exit brings it up to date.
+    pub pkru: Option<u32>,
+}
+
+/// Guest and host values of XCR0.
+#[derive(Clone, Copy, Debug)]
+pub struct SwapXcr0 {
+    /// The guest's value; legal for the CPU.
+    pub guest: u64,
+    /// The host's value.
+    pub host: u64,
+}
+
+/// The guest's debug registers, to be in the processor while it runs.
+#[derive(Clone, Copy, Debug)]
+pub struct DebugState {
+    /// DR0 to DR3.
+    pub dr: [u64; 4],
+    /// DR6.
+    pub dr6: u64,
+}
+
+/// How to enter.
+#[derive(Clone, Copy, Debug)]
+pub struct EntryFlags {
+    /// The guest may write IA32_SPEC_CTRL without an exit.
+    pub spec_ctrl_open: bool,
+}
+
+/// Enters the guest and returns after its exit.
+///
+/// What an NMI or a machine check that ended the guest asks for is done when this returns; an external
+/// interrupt is still to be forwarded ([`forward_interrupt`]).
+///
+/// # Context
+///
+/// Interrupts off; [`Loaded::prepare`] was called with the same preemption guard.
+#[inline]
+pub fn enter(
+    loaded: &Loaded<'_>,
+    flags: EntryFlags,
+    extended: &mut ExtendedState,
+    debug: Option<&mut DebugState>,
+    irqs: &IrqsOff<'_>,
+) -> Entered {
+    let vmcs = loaded.vmcs();
+    // SAFETY: Reads of this CPU's and thread's own state.
+    vmcs.set(HOST_CR3, unsafe { bindings::burrow_host_cr3() });
+    // SAFETY: As above.
+    vmcs.set(HOST_CR4, unsafe { bindings::burrow_host_cr4() });
+
+    crate::fpu::load_registers(irqs);
+    let host_pkru = swap_in(extended);
+    if let Some(debug) = debug.as_deref() {
+        // SAFETY: `dr` has four elements; DR7 is 0 until the entry, so nothing fires in the host.
+        unsafe { bindings::burrow_load_guest_dr(debug.dr.as_ptr(), debug.dr6) };
+    }
+    // SAFETY: Reads a per-CPU variable.
+    let host_breakpoints = unsafe { bindings::burrow_hw_breakpoint_active() };
+    if host_breakpoints {
+        // SAFETY: Restored below.
+        unsafe { bindings::burrow_disable_breakpoints() };
+    }
+    // SAFETY: Reads an MSR that every CPU with VMX has. VM exits clear it.
+    let debugctl = unsafe { bindings::burrow_read_debugctl() };
+
+    // SAFETY: Interrupts are off.
+    unsafe { bindings::burrow_guest_timing_enter() };
+    let launched = if vmcs.vmcs().is_launched() {
+        bindings::BURROW_ENTER_LAUNCHED
+    } else {
+        0
+    };
+    let spec_ctrl = if flags.spec_ctrl_open {
+        bindings::BURROW_ENTER_SPEC_CTRL
+    } else {
+        0
+    };
+    let mut exit = bindings::burrow_exit::default();
+    // SAFETY: By the module's invariant, which `Loaded` and the tokens stand for.
+    unsafe {
+        bindings::burrow_enter_guest(
+            loaded.hw().regs.get(),
+            (launched | spec_ctrl) as usize,
+            &mut exit,
+        )
+    };
+
+    // SAFETY: Sets a flag of this CPU, where the guest ran: interrupts are off.
+    unsafe { bindings::burrow_note_guest_ran() };
+
+    if debugctl != 0 {
+        // SAFETY: The host's own value.
+        unsafe { bindings::burrow_write_debugctl(debugctl) };
+    }
+    if let Some(debug) = debug {
+        // SAFETY: DR7 is 0 after an exit.
+        debug.dr6 = unsafe { bindings::burrow_read_dr6() };
+    }
+    if host_breakpoints {
+        // SAFETY: Brings back the breakpoints of the current task.
+        unsafe { bindings::burrow_hw_breakpoint_restore() };
+    }
+    swap_out(extended, host_pkru);
+
+    if exit.failed != 0 {
+        return Entered::Failed(insn::vmread(VM_INSTRUCTION_ERROR.encoding().0).unwrap_or(0) as u32);
+    }
+    let reason = ExitReasonWord(exit.reason);
+    vmcs.vmcs().note_exit();
+    // SDM 3C "VMLAUNCH/VMRESUME": the launch state changes after the guest state was loaded.
+    if !reason.entry_failure() {
+        vmcs.vmcs().note_launch();
+    }
+    if is_machine_check(reason, exit.intr_info) {
+        // SAFETY: The processor reports it to nobody else; interrupts are off, as in its handler, and
+        // the host's extended state is back.
+        unsafe { bindings::burrow_machine_check() };
+    }
+    Entered::Exit {
+        reason,
+        intr_info: exit.intr_info,
+    }
+}
+
+/// Returns whether a machine check caused the exit or made the entry fail: the host's handler is due.
+#[inline]
+fn is_machine_check(reason: ExitReasonWord, intr_info: u32) -> bool {
+    let info = EventInfo(intr_info);
+    match ExitReason::try_from(reason) {
+        Ok(ExitReason::ExceptionNmi) => {
+            info.valid() && info.kind() == kind::HARDWARE_EXCEPTION && info.vector() == vector::MC
+        }
+        Ok(ExitReason::MceDuringEntry) => reason.entry_failure(),
+        _ => false,
+    }
+}
+
+#[inline]
+fn swap_in(extended: &ExtendedState) -> u32 {
+    if let Some(xcr0) = extended.xcr0 {
+        // SAFETY: Legal for the CPU, and taken back by `swap_out()` before anything else runs.
+        unsafe { insn::xsetbv0(xcr0.guest) };
+    }
+    if let Some((guest, _)) = extended.xss {
+        // SAFETY: As above.
+        unsafe { insn::wrmsr(bindings::MSR_IA32_XSS, guest) };
+    }
+    match extended.pkru {
+        Some(guest) => {
+            let host = crate::fpu::read_pkru();
+            if guest != host {
+                crate::fpu::write_pkru(guest);
+            }
+            host
+        }
+        None => 0,
+    }
+}
+
+#[inline]
+fn swap_out(extended: &mut ExtendedState, host_pkru: u32) {
+    if let Some(guest) = extended.pkru.as_mut() {
+        *guest = crate::fpu::read_pkru();
+        if *guest != host_pkru {
+            crate::fpu::write_pkru(host_pkru);
+        }
+    }
+    if let Some((_, host)) = extended.xss {
+        // SAFETY: The host's own value.
+        unsafe { insn::wrmsr(bindings::MSR_IA32_XSS, host) };
+    }
+    if let Some(xcr0) = extended.xcr0 {
+        // SAFETY: The host's own value.
+        unsafe { insn::xsetbv0(xcr0.host) };
+    }
+}
+
+/// Hands an external interrupt that ended the guest to the host's handler.
+///
+/// # Context
+///
+/// Interrupts off, right after the exit that acknowledged `vector`.
+#[inline]
+pub fn forward_interrupt(vector: u8, _irqs: &IrqsOff<'_>) {
+    // SAFETY: The processor acknowledged the interrupt at the exit, so the handler is due.
+    unsafe { bindings::burrow_forward_irq(u32::from(vector)) };
+}
+
+/// Ends the accounting of guest time that [`enter`] began; after the interrupts that were pending at
+/// the exit were let in.
+#[inline]
+pub fn end_guest_time(_irqs: &IrqsOff<'_>) {
+    // SAFETY: Interrupts are off.
+    unsafe { bindings::burrow_guest_timing_exit() };
+}
