@@ -1,0 +1,506 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The local APIC of a vCPU, and interrupts from userspace where that has it.
+
+use crate::{
+    arch::x86::{
+        cpu::Cpu,
+        ipi::{
+            self,
+            Origin as From, //
+        },
+        options::{
+            Options,
+            Quirk, //
+        },
+        outcome::Direction,
+        state::MpState,
+        vm::{
+            IrqChip,
+            Setup, //
+        },
+    },
+    vm::{
+        posted::{
+            self,
+            Signals, //
+        },
+        vcpus::VcpuShared, //
+    },
+};
+use burrow_core::{
+    addr::Gpa,
+    x86::{
+        clock,
+        cpuid::feature,
+        irqchip::{
+            apic_msg::TriggerMode,
+            lapic::{
+                self,
+                Config,
+                Effects,
+                Initiator,
+                IoApicPlace,
+                Lint0AtReset,
+                LocalInterrupt,
+                Reset, //
+            },
+            lapic_regs::{
+                Lvt,
+                Registers, //
+            },
+            lapic_state::{
+                IdFormat,
+                LapicState, //
+            },
+            lapic_timer::{
+                TimerAction, //
+            },
+        },
+        msr::access::{
+            Origin,
+            Refused, //
+        },
+        segment::{
+            Name,
+            Registers as SegmentRegisters, //
+        },
+    },
+};
+use burrow_sys::{
+    context,
+    timer::{
+        Armed,
+        Timer, //
+    },
+    uapi::KVM_X2APIC_API_USE_32BIT_IDS,
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::Relaxed,
+        Arc, //
+    },
+};
+
+/// IA32_APIC_BASE where userspace has the local APIC: enabled at the usual address.
+const APIC_BASE_RESET: u64 = 0xfee0_0900;
+/// The size of the page of registers, in bytes.
+const PAGE: u64 = 4096;
+/// Periods of the timer are stretched to this, in nanoseconds: a guest must not keep the host busy.
+const MIN_PERIOD_NS: u64 = 200_000;
+
+/// A local APIC in the kernel, with the host timer that stands for its own.
+pub(crate) struct Lapic {
+    model: lapic::Lapic<Registers>,
+    timer: Arc<Timer>,
+    armed: Option<Armed>,
+    /// The vector of a level-triggered interrupt that the guest has ended, for userspace.
+    ended: Option<u8>,
+}
+
+impl Lapic {
+    /// Makes the local APIC of a vCPU, if `setup` says that the kernel has it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` when there is no memory.
+    pub(crate) fn new(
+        options: &Options,
+        setup: &Setup,
+        shared: &Arc<VcpuShared>,
+    ) -> Result<Option<KBox<Self>>> {
+        if setup.irqchip == IrqChip::None {
+            return Ok(None);
+        }
+        let config = Config {
+            x2apic_id: shared.id,
+            is_bsp: shared.id == setup.boot_cpu_id,
+            has_x2apic: true,
+            has_tsc_deadline: true,
+            max_phys_addr_bits: 36,
+            io_apic: IoApicPlace::Userspace,
+            lint0: match options.has_quirk(Quirk::Lint0Reenabled) {
+                true => Lint0AtReset::ExtInt,
+                false => Lint0AtReset::Masked,
+            },
+            ..Config::default()
+        };
+        let model = lapic::Lapic::new(Registers::default(), config, setup.bus_cycle, MIN_PERIOD_NS);
+        shared.set_identity(model.identity().pack());
+        let timer = Timer::new(shared.clone())?;
+        let lapic = Self {
+            model,
+            timer,
+            armed: None,
+            ended: None,
+        };
+        Ok(Some(KBox::new(lapic, GFP_KERNEL_ACCOUNT)?))
+    }
+}
+
+impl Cpu<'_> {
+    /// Takes over what others posted.
+    pub(crate) fn accept_posted(&mut self) {
+        let shared = &self.vcpu.shared;
+        if shared.posted.has_signals() {
+            let signals = shared.posted.take_signals();
+            self.accept_signals(&signals);
+        }
+        if shared.posted.has_vectors() {
+            let Some(lapic) = self.arch.lapic.as_mut() else {
+                return;
+            };
+            shared.posted.take_vectors(|vector, trigger| {
+                let trigger = match trigger {
+                    posted::TriggerMode::Edge => TriggerMode::Edge,
+                    posted::TriggerMode::Level => TriggerMode::Level,
+                };
+                let _ = lapic.model.accept(vector, trigger);
+            });
+        }
+    }
+
+    fn accept_signals(&mut self, signals: &Signals) {
+        if signals.nmis != 0 {
+            let state = self.interruptibility();
+            self.arch.events.add_nmis(signals.nmis, state);
+        }
+        if signals.timer {
+            let (now, tsc) = (context::mono_ns(), self.guest_tsc());
+            if let Some(lapic) = self.arch.lapic.as_mut() {
+                lapic.armed = None;
+                let effects = lapic.model.timer_fired(now, tsc);
+                self.carry_out(&effects);
+            }
+        }
+        if signals.init {
+            self.accept_init();
+        }
+        if let Some(vector) = signals.sipi {
+            self.accept_sipi(vector);
+        }
+    }
+
+    /// INIT: resets the processor. An application processor waits for SIPI then.
+    fn accept_init(&mut self) {
+        self.init();
+        let Some(lapic) = self.arch.lapic.as_mut() else {
+            return;
+        };
+        let effects = lapic.model.reset(Reset::Init);
+        let is_bsp = lapic.model.config().is_bsp;
+        self.arch.mp_state = if is_bsp {
+            MpState::Runnable
+        } else {
+            MpState::InitReceived
+        };
+        self.carry_out(&effects);
+    }
+
+    /// SIPI: starts a processor that waits for it, and means nothing to another.
+    fn accept_sipi(&mut self, vector: u8) {
+        if self.arch.mp_state != MpState::InitReceived {
+            return;
+        }
+        self.arch.sipi_vector = vector;
+        self.set_segment(Name::Cs, SegmentRegisters::startup_cs(vector));
+        self.set_rip(0);
+        self.arch.mp_state = MpState::Runnable;
+    }
+
+    /// Does what an access to the local APIC asks for.
+    fn carry_out(&mut self, effects: &Effects) {
+        if let Some(action) = effects.timer {
+            self.set_host_timer(action);
+        }
+        let Some(lapic) = self.arch.lapic.as_mut() else {
+            return;
+        };
+        if let Some(eoi) = effects.eoi {
+            if eoi.trigger == TriggerMode::Level && !eoi.is_suppressed {
+                lapic.ended = Some(eoi.vector);
+            }
+        }
+        if effects.identity_changed || effects.mode_changed || effects.software.is_some() {
+            self.vcpu.shared.set_identity(lapic.model.identity().pack());
+        }
+        if let Some(message) = effects.ipi {
+            ipi::deliver(
+                &self.vcpu.vm.vcpus,
+                &message,
+                From::Vcpu(self.vcpu.shared.index),
+            );
+        }
+        if effects.mode_changed {
+            self.cpuid_follows_registers();
+        }
+    }
+
+    /// Sets the host timer that stands for the guest's.
+    fn set_host_timer(&mut self, action: TimerAction) {
+        let guest_tsc = self.guest_tsc();
+        let khz = self.tsc_khz().max(1);
+        let Some(lapic) = self.arch.lapic.as_mut() else {
+            return;
+        };
+        lapic.armed = None;
+        let delay_ns = match action {
+            TimerAction::Cancel => return,
+            TimerAction::ArmNs { deadline_ns } => deadline_ns.saturating_sub(context::mono_ns()),
+            TimerAction::ArmTsc { deadline_tsc } => {
+                clock::ticks_to_ns(deadline_tsc.saturating_sub(guest_tsc), khz)
+            }
+        };
+        if delay_ns == 0 {
+            self.vcpu.shared.posted.post_timer();
+        } else {
+            lapic.armed = Some(lapic.timer.clone().arm(delay_ns));
+        }
+    }
+
+    /// Returns whether an interrupt waits that only RFLAGS.IF and its kin may hold back.
+    pub(crate) fn has_interrupt(&self) -> bool {
+        match self.arch.lapic.as_ref() {
+            None => self.arch.user_interrupt.is_some(),
+            Some(lapic) => {
+                self.arch.user_interrupt.is_some() && lapic.model.accepts_extint()
+                    || lapic.model.highest_pending().is_some()
+            }
+        }
+    }
+
+    /// Takes the interrupt to deliver.
+    pub(crate) fn acknowledge_interrupt(&mut self) -> Option<u8> {
+        let Some(lapic) = self.arch.lapic.as_mut() else {
+            return self.arch.user_interrupt.take();
+        };
+        if self.arch.user_interrupt.is_some() && lapic.model.accepts_extint() {
+            return self.arch.user_interrupt.take();
+        }
+        let vector = lapic.model.highest_pending()?;
+        lapic.model.ack(vector);
+        Some(vector)
+    }
+
+    /// Takes the vector of an interrupt whose end userspace is to hear of.
+    pub(crate) fn take_ended(&mut self) -> Option<u8> {
+        self.arch.lapic.as_mut()?.ended.take()
+    }
+
+    /// Returns whether an interrupt that userspace injected would be taken over now: with a local
+    /// APIC in the kernel, LINT0 must let it through.
+    pub(crate) fn accepts_user_interrupt(&self) -> bool {
+        self.arch
+            .lapic
+            .as_ref()
+            .is_none_or(|lapic| lapic.model.accepts_extint())
+    }
+
+    /// Returns CR8.
+    pub(crate) fn cr8(&self) -> u8 {
+        match self.arch.lapic.as_ref() {
+            None => self.arch.control.cr8,
+            Some(lapic) => lapic.model.cr8(),
+        }
+    }
+
+    /// Sets CR8, at most 15.
+    pub(crate) fn set_cr8(&mut self, value: u8) {
+        match self.arch.lapic.as_mut() {
+            None => self.arch.control.cr8 = value,
+            Some(lapic) => {
+                let effects = lapic.model.set_cr8(value);
+                self.carry_out(&effects);
+            }
+        }
+    }
+
+    /// Returns IA32_APIC_BASE.
+    pub(crate) fn apic_base(&self) -> u64 {
+        self.arch
+            .lapic
+            .as_ref()
+            .map_or(APIC_BASE_RESET, |lapic| lapic.model.base())
+    }
+
+    /// Sets IA32_APIC_BASE for userspace.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a value that the guest's processor does not take.
+    pub(crate) fn set_apic_base(&mut self, value: u64) -> Result {
+        self.write_apic_base(value, Origin::Host)
+            .map_err(|_| EINVAL)
+    }
+
+    /// Returns whether the guest's local APIC is enabled in IA32_APIC_BASE.
+    pub(crate) fn is_apic_enabled(&self) -> bool {
+        self.apic_base() & (1 << 11) != 0
+    }
+
+    /// Writes IA32_APIC_BASE.
+    pub(crate) fn write_apic_base(&mut self, value: u64, origin: Origin) -> Result<(), Refused> {
+        let initiator = match origin {
+            Origin::Guest => Initiator::Guest,
+            Origin::Host => Initiator::Host,
+        };
+        let Some(lapic) = self.arch.lapic.as_mut() else {
+            return Ok(());
+        };
+        let effects = lapic
+            .model
+            .set_base(value, initiator)
+            .map_err(|_| Refused::Invalid)?;
+        self.carry_out(&effects);
+        Ok(())
+    }
+
+    /// Reads a register in x2APIC mode, by the low byte of its MSR number.
+    pub(crate) fn read_x2apic(&mut self, register: u8) -> Result<u64, Refused> {
+        let lapic = self.arch.lapic.as_ref().ok_or(Refused::Unknown)?;
+        let msr = 0x800 | u32::from(register);
+        lapic
+            .model
+            .rdmsr(msr, &context::mono_ns())
+            .map_err(|_| Refused::Invalid)
+    }
+
+    /// Writes a register in x2APIC mode.
+    pub(crate) fn write_x2apic(&mut self, register: u8, value: u64) -> Result<(), Refused> {
+        let lapic = self.arch.lapic.as_mut().ok_or(Refused::Unknown)?;
+        let msr = 0x800 | u32::from(register);
+        let written = lapic.model.wrmsr(msr, value, &context::mono_ns());
+        let effects = written.map_err(|_| Refused::Invalid)?;
+        self.carry_out(&effects);
+        Ok(())
+    }
+
+    /// Returns IA32_TSC_DEADLINE.
+    pub(crate) fn tsc_deadline(&self) -> u64 {
+        self.arch
+            .lapic
+            .as_ref()
+            .map_or(0, |lapic| lapic.model.tsc_deadline())
+    }
+
+    /// Writes IA32_TSC_DEADLINE.
+    pub(crate) fn write_tsc_deadline(&mut self, value: u64) {
+        let Some(lapic) = self.arch.lapic.as_mut() else {
+            return;
+        };
+        let effects = lapic.model.set_tsc_deadline(value);
+        self.carry_out(&effects);
+    }
+
+    /// Accesses the page of registers, if `gpa` is in it; returns whether it is.
+    pub(crate) fn lapic_mmio(&mut self, gpa: Gpa, data: &mut [u8], direction: Direction) -> bool {
+        let Some(lapic) = self.arch.lapic.as_mut() else {
+            return false;
+        };
+        let offset = gpa.0.wrapping_sub(lapic.model.base_address().0);
+        // Where the APIC is disabled or in x2APIC mode its page is a hole that reads as ones, as
+        // guests of KVM know it (KVM_X86_QUIRK_LAPIC_MMIO_HOLE): the model sees to that.
+        if offset >= PAGE {
+            return false;
+        }
+        // CAST: below 4096.
+        let (offset, now) = (offset as u32, context::mono_ns());
+        let effects = match direction {
+            Direction::Read => {
+                let read = lapic.model.read(offset, data.len(), &now);
+                let bytes = read.value.to_le_bytes();
+                for (to, from) in data.iter_mut().zip(bytes) {
+                    *to = from;
+                }
+                read.effects
+            }
+            Direction::Write => {
+                let mut le = [0; 8];
+                for (to, from) in le.iter_mut().zip(data.iter()) {
+                    *to = *from;
+                }
+                lapic
+                    .model
+                    .write(offset, data.len(), u64::from_le_bytes(le), &now)
+            }
+        };
+        self.carry_out(&effects);
+        true
+    }
+
+    /// Brings the local APIC's features in line with CPUID.
+    pub(crate) fn lapic_follows_cpuid(&mut self) {
+        let caps = self.arch.cpuid.caps;
+        let Some(lapic) = self.arch.lapic.as_mut() else {
+            return;
+        };
+        let config = Config {
+            has_x2apic: caps.has(feature::X2APIC),
+            has_tsc_deadline: caps.has(feature::TSC_DEADLINE),
+            max_phys_addr_bits: caps.maxphyaddr,
+            ..*lapic.model.config()
+        };
+        lapic.model.configure(config);
+    }
+
+    /// Gives the local APIC an entry for corrected machine checks, or takes it away.
+    pub(crate) fn set_lapic_cmci(&mut self, has_cmci: bool) {
+        if let Some(lapic) = self.arch.lapic.as_mut() {
+            let config = Config {
+                has_cmci,
+                ..*lapic.model.config()
+            };
+            lapic.model.configure(config);
+        }
+    }
+
+    /// Raises an interrupt of a local source.
+    pub(crate) fn raise_local(&mut self, lvt: Lvt) {
+        let Some(lapic) = self.arch.lapic.as_mut() else {
+            return;
+        };
+        if lapic.model.raise(lvt) == LocalInterrupt::Nmi {
+            let state = self.interruptibility();
+            self.arch.events.add_nmis(1, state);
+        }
+    }
+
+    /// Returns the registers in the layout of `KVM_GET_LAPIC`.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` where the kernel has no local APIC.
+    pub(crate) fn save_lapic(&mut self, state: &mut LapicState) -> Result {
+        self.accept_posted();
+        let format = self.id_format();
+        let lapic = self.arch.lapic.as_ref().ok_or(EINVAL)?;
+        lapic.model.save(format, &context::mono_ns(), state);
+        Ok(())
+    }
+
+    /// Replaces the registers: `KVM_SET_LAPIC`.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` where the kernel has no local APIC, or for another's id in x2APIC mode.
+    pub(crate) fn load_lapic(&mut self, state: &LapicState) -> Result {
+        let format = self.id_format();
+        let lapic = self.arch.lapic.as_mut().ok_or(EINVAL)?;
+        let loaded = lapic.model.load(format, &context::mono_ns(), state);
+        let effects = loaded.map_err(|_| EINVAL)?;
+        self.carry_out(&effects);
+        Ok(())
+    }
+
+    fn id_format(&self) -> IdFormat {
+        let flags = self.vcpu.vm.options.x2apic_api.load(Relaxed);
+        match flags & KVM_X2APIC_API_USE_32BIT_IDS {
+            0 => IdFormat::XApic,
+            _ => IdFormat::X2Apic,
+        }
+    }
+
+    /// Brings the set of vectors whose EOI userspace wants up to date.
+    pub(crate) fn load_eoi_exits(&mut self) {}
+}

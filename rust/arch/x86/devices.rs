@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The guest's accesses to devices in the kernel.
+
+use crate::{
+    arch::x86::{
+        cpu::Cpu,
+        outcome::Direction, //
+    },
+    vm::iobus::Claim, //
+};
+use burrow_core::{
+    addr::Gpa,
+    iobus::{
+        BusAddr,
+        BusKind, //
+    },
+};
+use burrow_sys::trace;
+
+impl Cpu<'_> {
+    /// Lets a device in the kernel handle port I/O; returns whether one did.
+    #[inline]
+    pub(crate) fn pio_in_kernel(
+        &mut self,
+        port: u16,
+        data: &mut [u8],
+        direction: Direction,
+    ) -> bool {
+        let is_done = self.ask_bus(BusKind::Pio, BusAddr(port.into()), data, direction);
+        let access = match direction {
+            // Not done: traced when userspace has answered.
+            Direction::Read if !is_done => return false,
+            Direction::Read => trace::Access::Read,
+            Direction::Write => trace::Access::Write,
+        };
+        // CAST: at most 4 bytes.
+        trace::kvm_pio(access, port, data.len() as u32, 1, value_of(data) as u32);
+        is_done
+    }
+
+    /// Lets a device in the kernel handle MMIO, the vCPU's own local APIC before the VM's; returns
+    /// whether one did.
+    #[inline]
+    pub(crate) fn mmio_in_kernel(
+        &mut self,
+        gpa: Gpa,
+        data: &mut [u8],
+        direction: Direction,
+    ) -> bool {
+        let is_done = self.lapic_mmio(gpa, data, direction)
+            || self.ask_bus(BusKind::Mmio, gpa.into(), data, direction);
+        let (what, value) = match direction {
+            Direction::Write => (trace::Mmio::Write, value_of(data)),
+            Direction::Read if is_done => (trace::Mmio::Read, value_of(data)),
+            Direction::Read => (trace::Mmio::UnsatisfiedRead, 0),
+        };
+        // CAST: at most 8 bytes.
+        trace::kvm_mmio(what, data.len() as u32, gpa.0, value);
+        is_done
+    }
+
+    /// Traces that userspace has answered a read.
+    pub(crate) fn note_device_read(&self, address: u64, is_port: bool, data: Option<&[u8]>) {
+        let data = data.unwrap_or_default();
+        // CAST: at most 8 bytes.
+        let (len, value) = (data.len() as u32, value_of(data));
+        if is_port {
+            // CAST: a port, and its 4 bytes at most.
+            trace::kvm_pio(trace::Access::Read, address as u16, len, 1, value as u32);
+        } else {
+            trace::kvm_mmio(trace::Mmio::Read, len, address, value);
+        }
+    }
+
+    #[inline]
+    fn ask_bus(&self, kind: BusKind, addr: BusAddr, data: &mut [u8], direction: Direction) -> bool {
+        let devices = &self.vcpu.vm.devices;
+        let claim = match direction {
+            Direction::Read => devices.read(kind, addr, data),
+            Direction::Write => devices.write(kind, addr, data),
+        };
+        claim == Claim::Taken
+    }
+}
+
+fn value_of(data: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    for (byte, from) in bytes.iter_mut().zip(data) {
+        *byte = *from;
+    }
+    u64::from_le_bytes(bytes)
+}

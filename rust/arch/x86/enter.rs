@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One entry into the guest, from the last checks to the interrupts that the exit let in.
+
+use crate::arch::x86::{
+    cpu::Cpu,
+    outcome::Stop, //
+};
+use burrow_core::{
+    request::Request,
+    vpid::{
+        CpuId,
+        FlushNeed,
+        Prepared, //
+    },
+    x86::{
+        regs::Xcr0,
+        vmx::{
+            exit::ExitReasonWord,
+            field::*, //
+        }, //
+    },
+};
+use burrow_sys::{
+    context::{
+        self,
+        IrqsOff,
+        PreemptOff, //
+    },
+    x86::{
+        enter::{
+            self,
+            Entered,
+            EntryFlags,
+            ExtendedState,
+            SwapXcr0, //
+        },
+        insn::{
+            self,
+            Invept,
+            Invvpid, //
+        },
+    },
+};
+
+/// What came of an attempt to enter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Attempt {
+    /// Something wanted attention first; nothing happened.
+    NotNow,
+    /// The guest ran.
+    Exit {
+        /// The exit reason.
+        reason: ExitReasonWord,
+        /// VM-exit interruption information, of exceptions.
+        intr_info: u32,
+    },
+    /// The processor refused, with this VM-instruction error.
+    Failed(u32),
+}
+
+impl Cpu<'_> {
+    /// Enters the guest once, unless a request, a signal or the scheduler wants something first.
+    pub(crate) fn enter_once(&mut self) -> Result<Attempt, Stop> {
+        let kick = &self.vcpu.shared.kick;
+        let preempt = PreemptOff::new();
+        self.hw.prepare(&preempt);
+        let mut irqs = IrqsOff::new(&preempt);
+        kick.enter(&preempt, &irqs);
+
+        // From here on every sender either sees IN_GUEST and interrupts, or is seen below.
+        if self.must_not_enter() || !self.prepare_vpid(&preempt, &irqs) {
+            kick.leave();
+            return Ok(Attempt::NotNow);
+        }
+        self.note_entry();
+        let entered = self.switch(&irqs);
+        kick.leave();
+        if let Entered::Exit { reason, intr_info } = entered {
+            forward_interrupt(reason, intr_info, &irqs);
+        }
+        irqs.open_window();
+        enter::end_guest_time(&irqs);
+        drop(irqs);
+        drop(preempt);
+
+        match entered {
+            Entered::Failed(error) => Ok(Attempt::Failed(error)),
+            Entered::Exit { reason, intr_info } => {
+                self.arch.has_run = true;
+                Ok(Attempt::Exit { reason, intr_info })
+            }
+        }
+    }
+
+    #[inline]
+    fn must_not_enter(&self) -> bool {
+        let kick = &self.vcpu.shared.kick;
+        let posted = &self.vcpu.shared.posted;
+        !kick.pending().is_empty()
+            || kick.is_exiting()
+            || posted.has_vectors()
+            || posted.has_signals()
+            || context::guest_work_pending()
+    }
+
+    /// Makes sure that the VPID is of the current generation and that nothing stale is cached for
+    /// it; returns `false` to try again.
+    #[inline]
+    fn prepare_vpid(&mut self, preempt: &PreemptOff, _irqs: &IrqsOff<'_>) -> bool {
+        if self.hw.take_moved() {
+            self.arch.vpid.request_flush();
+            let eptp = self.vmcs().get(EPT_POINTER);
+            if insn::invept(Invept::Single(eptp)).is_err() {
+                return false;
+            }
+        }
+        let vpids = &self.host.vpids;
+        let cell = vpids.cpus.this(preempt);
+        let mut state = cell.take();
+        let generation = vpids.generation();
+        let prepared = self
+            .arch
+            .vpid
+            .prepare(generation, CpuId(preempt.cpu()), &mut state);
+        cell.set(state);
+        match prepared {
+            Prepared::Enter { vpid, flush } => {
+                self.vmcs().set(VIRTUAL_PROCESSOR_ID, vpid.get());
+                let done = match flush {
+                    FlushNeed::None => Ok(()),
+                    FlushNeed::Vpid => insn::invvpid(Invvpid::Single(vpid.get())),
+                    FlushNeed::AllContexts => insn::invvpid(Invvpid::All),
+                };
+                done.is_ok()
+            }
+            Prepared::Stale => {
+                self.arch.vpid.adopt(vpids.allocate());
+                false
+            }
+        }
+    }
+
+    #[inline]
+    fn switch(&mut self, irqs: &IrqsOff<'_>) -> Entered {
+        let host = self.host;
+        let x = &self.arch.extended;
+        let mut extended = ExtendedState {
+            xcr0: (self.arch.control.cr4.osxsave() && x.xcr0 != host.xcr0).then_some(SwapXcr0 {
+                guest: x.xcr0,
+                host: host.xcr0,
+            }),
+            xss: (self.can_use_xsaves() && x.xss != host.xss).then_some((x.xss, host.xss)),
+            // XSAVE and XRSTOR reach PKRU by XCR0 alone; CR4.PKE only makes accesses obey it.
+            pkru: (self.arch.control.cr4.pke() || Xcr0(x.xcr0).pkru()).then_some(x.pkru),
+        };
+        let mut debug = self.armed_breakpoints();
+        let flags = EntryFlags {
+            spec_ctrl_open: self.arch.spec_ctrl_open,
+        };
+        let entered = enter::enter(&self.hw, flags, &mut extended, debug.as_mut(), irqs);
+        if let Some(pkru) = extended.pkru {
+            self.arch.extended.pkru = pkru;
+        }
+        if let Some(debug) = debug {
+            self.arch.debug.dr6 = debug.dr6;
+        }
+        entered
+    }
+
+    /// Returns whether the guest can execute XSAVES and XRSTORS, which alone look at IA32_XSS: else
+    /// they cause #UD. SDM 2D "XSAVES", "XRSTORS"; 3C "Changes to Instruction Behavior", 26.3.
+    #[inline]
+    fn can_use_xsaves(&self) -> bool {
+        self.arch.control.cr4.osxsave() && self.arch.ctls.proc2.xsaves()
+    }
+
+    /// Does what the pending requests ask for.
+    pub(crate) fn serve_requests(&mut self) -> Result<(), Stop> {
+        let requests = self.vcpu.shared.kick.take();
+        if requests.is_empty() {
+            return Ok(());
+        }
+        let requests = requests.settled();
+        if requests.contains(Request::VmDead) {
+            self.vcpu.shared.kick.request_quietly(Request::VmDead);
+            return Err(Stop::Fail(kernel::error::code::EIO));
+        }
+        if requests.contains(Request::TlbFlush) {
+            self.flush_all_translations();
+        }
+        if requests.contains(Request::ClockUpdate) {
+            self.update_clock();
+        }
+        if requests.contains(Request::LoadEoiExitmap) {
+            self.load_eoi_exits();
+        }
+        if requests.contains(Request::MsrFilterChanged) {
+            self.refresh_msr_bitmap();
+        }
+        Ok(())
+    }
+
+    /// Drops everything that this CPU caches for the guest's memory.
+    fn flush_all_translations(&mut self) {
+        let _preempt = PreemptOff::new();
+        let eptp = self.vmcs().get(EPT_POINTER);
+        if insn::invept(Invept::Single(eptp)).is_err() {
+            self.arch.vpid.request_flush();
+        }
+    }
+}
+
+/// Hands the host the interrupt that the exit acknowledged.
+#[inline]
+fn forward_interrupt(reason: ExitReasonWord, intr_info: u32, irqs: &IrqsOff<'_>) {
+    use burrow_core::x86::vmx::exit::ExitReason;
+    if reason.0 == ExitReason::ExternalInterrupt as u32 {
+        // CAST: the vector is the low byte.
+        enter::forward_interrupt(intr_info as u8, irqs);
+    }
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! EPT violations and misconfigurations: guest memory that is not mapped yet, or is none.
+
+use crate::arch::x86::{
+    cpu::Cpu,
+    mmu::Fault,
+    outcome::{
+        Handled,
+        Outcome,
+        Stop, //
+    },
+};
+use burrow_core::{
+    addr::Gpa,
+    outcome::Bug,
+    x86::{
+        event::{
+            self,
+            EventInfo, //
+        },
+        tdp::Access,
+        vmx::{
+            exit::EptViolation,
+            field::*, //
+        },
+    },
+};
+use burrow_sys::trace;
+
+/// Handles an EPT violation.
+pub(super) fn violation(cpu: &mut Cpu<'_>) -> Handled {
+    let qualification = EptViolation(cpu.qualification());
+    let vectoring = EventInfo(cpu.vmcs().get(IDT_VECTORING_INFO_FIELD));
+    if event::iret_lost_nmi_blocking(qualification.nmi_unblocking(), None, vectoring) {
+        let state = cpu.interruptibility();
+        cpu.set_interruptibility(state.with_nmi(true));
+    }
+    let gpa = Gpa(cpu.vmcs().get(GUEST_PHYSICAL_ADDRESS));
+    let access = if qualification.write() {
+        Access::Write
+    } else if qualification.fetch() {
+        Access::Fetch
+    } else {
+        Access::Read
+    };
+    trace::kvm_page_fault(cpu.vcpu.shared.id, gpa.0, qualification.0, || cpu.rip());
+    let fault = cpu.vcpu.vm.memory.fault(gpa, access)?;
+    cpu.note_fault(&fault);
+    match fault {
+        // A signal is seen by the run loop.
+        Fault::Mapped | Fault::Spurious | Fault::Retry | Fault::Interrupted => Ok(Outcome::Resume),
+        Fault::Mmio | Fault::ReadonlyWrite => mmio(cpu, gpa),
+        Fault::HvaError(error) => Err(Stop::Fail(error)),
+    }
+}
+
+/// An access to memory that no slot backs: a device.
+fn mmio(cpu: &mut Cpu<'_>, gpa: Gpa) -> Handled {
+    let vectoring = EventInfo(cpu.vmcs().get(IDT_VECTORING_INFO_FIELD));
+    if vectoring.valid() {
+        return Ok(Outcome::ToUser(super::event::delivery_failed(cpu, gpa)));
+    }
+    if cpu.fast_zero_length_write(gpa) {
+        return Ok(Outcome::Skip);
+    }
+    cpu.emulate_current()
+}
+
+/// Handles an EPT misconfiguration, which nothing that we write into EPT entries causes.
+pub(super) fn misconfiguration(_cpu: &mut Cpu<'_>) -> Handled {
+    Err(Stop::Bug(Bug("EPT misconfiguration")))
+}

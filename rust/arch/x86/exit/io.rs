@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Port I/O.
+
+use crate::arch::x86::{
+    cpu::Cpu,
+    options::Quirk,
+    outcome::{
+        Direction,
+        Handled,
+        Outcome,
+        UserExit, //
+    },
+    state::Completion, //
+};
+use burrow_core::x86::vmx::exit::IoAccess;
+
+/// The port of a firmware's power management, whose driver in some VMMs expects RIP behind the OUT.
+const PORT_7E: u16 = 0x7e;
+
+/// Handles IN, OUT, INS and OUTS.
+pub(super) fn access(cpu: &mut Cpu<'_>) -> Handled {
+    let access = IoAccess(cpu.qualification());
+    if access.is_string() {
+        return cpu.emulate_current();
+    }
+    let (port, size) = (access.port(), access.size_bytes());
+    if access.is_in() {
+        input(cpu, port, size)
+    } else {
+        output(cpu, port, size)
+    }
+}
+
+fn input(cpu: &mut Cpu<'_>, port: u16, size: u8) -> Handled {
+    let mut data = [0; 4];
+    if cpu.pio_in_kernel(port, &mut data[..usize::from(size)], Direction::Read) {
+        cpu.set_accumulator(size, u32::from_le_bytes(data));
+        return Ok(Outcome::Skip);
+    }
+    cpu.arch.completion = Some(Completion::In { port, size });
+    cpu.vcpu.pages.pio.write::<u32>(0, 0);
+    Ok(Outcome::ToUser(UserExit::Io {
+        direction: Direction::Read,
+        port,
+        size,
+        count: 1,
+    }))
+}
+
+fn output(cpu: &mut Cpu<'_>, port: u16, size: u8) -> Handled {
+    // CAST: the accumulator's low 32 bits at most.
+    let mut data = (cpu.gpr(0) as u32).to_le_bytes();
+    let data = &mut data[..usize::from(size)];
+    if cpu.pio_in_kernel(port, data, Direction::Write) {
+        return Ok(Outcome::Skip);
+    }
+    if port == PORT_7E && cpu.vcpu.vm.options.has_quirk(Quirk::Out7eIncRip) {
+        cpu.skip_instruction();
+    } else {
+        cpu.arch.completion = Some(Completion::Skip);
+    }
+    cpu.vcpu.pages.pio.write_bytes(0, data);
+    Ok(Outcome::ToUser(UserExit::Io {
+        direction: Direction::Write,
+        port,
+        size,
+        count: 1,
+    }))
+}
+
+impl Cpu<'_> {
+    /// Puts the `size` bytes that IN read into AL, AX or EAX.
+    pub(crate) fn set_accumulator(&mut self, size: u8, value: u32) {
+        let old = self.gpr(0);
+        let value = u64::from(value);
+        self.set_gpr(
+            0,
+            match size {
+                1 => (old & !0xff) | (value & 0xff),
+                2 => (old & !0xffff) | (value & 0xffff),
+                _ => value,
+            },
+        );
+    }
+}

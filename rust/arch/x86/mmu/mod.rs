@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Guest memory: the slots of a VM, the EPT that maps them, and copies in and out.
+//!
+//! [`GuestMemory`] is the whole of it. Guest frames are mapped on demand ([`fault`]), by pages of
+//! the VMM's address space, and taken back when the host says so ([`age`]).
+//!
+//! # Locks
+//!
+//! From the outermost to the innermost:
+//!
+//! 1. the mutex of the slots ([`Memslots`]): changes of slots, dirty logs;
+//! 2. the read side of the slots' SRCU: may be held while sleeping, but not while taking 1;
+//! 3. the host's `mmap_lock`, reverse-map and page-table locks: taken by what [`fault`] and copies
+//!    call, and held by the host when it calls a notifier;
+//! 4. `mmu_lock`, the spinlock around [`root::Mmu`]: entries of the EPT, the notifier's sequence.
+//!    Nothing sleeps under it, and no user memory is touched;
+//! 5. what [`RemoteFlush`] takes.
+//!
+//! # The race with the host
+//!
+//! A fault looks up the host's page without a lock that would keep it there. So it reads
+//! [`root::Mmu::sequence`] first; the host, before it changes an address, raises
+//! `invalidate_start`, which zaps the address and forbids new mappings of it, and after the change
+//! `invalidate_end`, which moves the sequence on, if a slot has memory there. The fault installs
+//! what it found only if, under `mmu_lock`, the address is not forbidden and the sequence is still
+//! the one it read; then either the page is still right, or the `invalidate_start` that makes it
+//! wrong comes after and finds the entry.
+//!
+//! TLBs are flushed before `mmu_lock` is let go wherever an entry was removed: who finds an entry
+//! absent under the lock may conclude that no vCPU uses it.
+//!
+//! [`RemoteFlush`]: crate::vm::flush::RemoteFlush
+
+mod access;
+mod age;
+mod fault;
+mod log;
+mod map;
+mod root;
+mod zap;
+
+pub(crate) use fault::Fault;
+
+use crate::vm::{
+    dirty::Initially,
+    flush::RemoteFlush,
+    memslots::{
+        Applied,
+        Memslots, //
+    },
+};
+use burrow_core::{
+    addr::{
+        Gfn,
+        Level, //
+    },
+    memslot::{
+        Limits,
+        RawRegion,
+        SlotFlags,
+        SlotView, //
+    },
+    x86::{
+        ept::{
+            EptFeatures,
+            Eptp, //
+        },
+        tdp::DirtyLog,
+        vmx::caps::EptVpidCap, //
+    },
+};
+use burrow_sys::{
+    guest_mem::{
+        self,
+        Creator, //
+    },
+    mmu_notifier::Registration,
+    pt_page::{
+        FlushToken,
+        Table, //
+    },
+};
+use core::pin::Pin;
+use kernel::{
+    new_spinlock,
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc,
+        SpinLock, //
+    },
+};
+use root::{
+    Debt,
+    Mmu, //
+};
+
+/// What guest memory is built for.
+#[derive(Clone, Copy)]
+pub(crate) struct Config {
+    /// What the processor's EPT can do, and which of it is used.
+    pub(crate) features: EptFeatures,
+    /// The level of the root table.
+    pub(crate) root_level: Level,
+    /// How writes are tracked in slots that are logged; never [`DirtyLog::Off`].
+    pub(crate) log: DirtyLog,
+    /// `KVM_CAP_MULTI_ADDRESS_SPACE`.
+    pub(crate) nr_address_spaces: u16,
+}
+
+impl Config {
+    /// Makes the configuration for a processor: what it offers, the width of its physical addresses
+    /// in bits, and whether "mode-based execute control for EPT" is in use. Dirty pages are found
+    /// by write protection.
+    pub(crate) fn new(cap: EptVpidCap, maxphyaddr: u8, mode_based_execute: bool) -> Self {
+        let features = EptFeatures {
+            execute_only: cap.exec_only(),
+            page_2m: cap.pages_2m(),
+            page_1g: cap.pages_1g(),
+            accessed_dirty: cap.accessed_dirty(),
+            mode_based_execute,
+            walk_4: cap.four_levels(),
+            walk_5: cap.five_levels(),
+            uncacheable: cap.uncacheable(),
+            write_back: cap.write_back(),
+            physical_address_bits: maxphyaddr,
+        };
+        // Four levels translate 48 bits, and are one access less on every walk.
+        let root_level = if features.walk_5 && maxphyaddr > 48 {
+            Level::Pml5
+        } else {
+            Level::Pml4
+        };
+        Self {
+            features,
+            root_level,
+            log: DirtyLog::WriteProtect,
+            nr_address_spaces: 1,
+        }
+    }
+
+    /// The highest frame that the guest can address.
+    fn max_gfn(&self) -> Gfn {
+        let reach = match self.root_level {
+            Level::Pml5 => 57,
+            _ => 48,
+        };
+        let bits = self.features.physical_address_bits.clamp(32, reach);
+        Gfn((1 << (bits - 12)) - 1)
+    }
+}
+
+/// `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`: `KVM_GET_DIRTY_LOG` does not clear.
+pub(crate) const MANUAL_PROTECT_ENABLE: u32 = 1 << 0;
+/// With it: bitmaps start all dirty, and nothing is protected until it is cleared.
+pub(crate) const MANUAL_PROTECT_INITIALLY_SET: u32 = 1 << 1;
+
+/// The memory of a VM.
+///
+/// Its methods are called by tasks of the address space that created it (see
+/// [`is_creator`](Self::is_creator)), unless they say otherwise. Dropped when no vCPU is left.
+pub(crate) struct GuestMemory {
+    /// Goes first: waits for callbacks, and no new ones come.
+    _registration: Pin<KBox<Registration<Shared>>>,
+    shared: Arc<Shared>,
+    creator: Creator,
+}
+
+/// What notifier callbacks use too.
+#[pin_data]
+struct Shared {
+    #[pin]
+    slots: Memslots,
+    /// `mmu_lock`.
+    #[pin]
+    mmu: SpinLock<Mmu>,
+    flush: Arc<dyn RemoteFlush>,
+    config: Config,
+    eptp: Eptp,
+    /// `MANUAL_PROTECT_*`.
+    manual_protect: Atomic<u32>,
+}
+
+impl GuestMemory {
+    /// Makes the memory, without slots, of a VM of the current address space. `flush` makes its
+    /// vCPUs forget translations.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` when there is no memory, `EINTR` when a signal is pending, `EINVAL` for a kernel
+    /// thread.
+    pub(crate) fn new(flush: Arc<dyn RemoteFlush>, config: Config) -> Result<Self> {
+        let creator = Creator::current()?;
+        let task = kernel::current!();
+        let mm = task.mm().ok_or(EINVAL)?;
+        let root = Table::new(config.root_level)?;
+        let eptp = Eptp::new(root.pfn(), config.root_level, &config.features);
+        let limits = Limits {
+            flags: SlotFlags(0).with_log_dirty(true).with_readonly(true),
+            nr_address_spaces: config.nr_address_spaces,
+            max_hva_end: guest_mem::user_end(),
+            max_gfn: config.max_gfn(),
+        };
+        let slots = Memslots::new(limits)?;
+        let shared = Arc::pin_init(
+            try_pin_init!(Shared {
+                slots <- slots,
+                mmu <- new_spinlock!(Mmu::new(root, config.features), "kvm_mmu_lock"),
+                flush,
+                config,
+                eptp,
+                manual_protect: Atomic::new(0),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        let registration = Registration::new(mm, shared.clone());
+        Ok(Self {
+            _registration: KBox::pin_init(registration, GFP_KERNEL_ACCOUNT)?,
+            shared,
+            creator,
+        })
+    }
+
+    /// Returns whether the current task runs in the address space that the VM was created in; ioctls
+    /// from another fail with `EIO`.
+    #[inline]
+    pub(crate) fn is_creator(&self) -> bool {
+        self.creator.is_current()
+    }
+
+    /// Returns the EPT pointer.
+    ///
+    /// The root table may be a page that was another VM's root: a vCPU flushes the context of this
+    /// EPTP before it first uses it on a CPU.
+    #[inline]
+    pub(crate) fn eptp(&self) -> u64 {
+        self.shared.eptp.0
+    }
+
+    /// Sets what `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2` was enabled with: `MANUAL_PROTECT_*`.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for other bits, and for "initially set" alone.
+    pub(crate) fn set_manual_protect(&self, flags: u64) -> Result {
+        const ALL: u32 = MANUAL_PROTECT_ENABLE | MANUAL_PROTECT_INITIALLY_SET;
+        let flags = u32::try_from(flags).map_err(|_| EINVAL)?;
+        if flags & !ALL != 0 || flags == MANUAL_PROTECT_INITIALLY_SET {
+            return Err(EINVAL);
+        }
+        self.shared.manual_protect.store(flags, Relaxed);
+        Ok(())
+    }
+
+    /// Creates, moves, deletes or changes the flags of a slot: `KVM_SET_USER_MEMORY_REGION`.
+    ///
+    /// vCPUs may run meanwhile; on return they have nothing mapped of what was removed or moved.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` where the region breaks a rule, `EEXIST` where it overlaps another slot, `ENOMEM`
+    /// when there is no memory.
+    pub(crate) fn set_region(&self, region: &RawRegion) -> Result {
+        let shared = &self.shared;
+        let initially = if shared.manual_protect.load(Relaxed) & MANUAL_PROTECT_INITIALLY_SET != 0 {
+            Initially::Dirty
+        } else {
+            Initially::Clean
+        };
+        let mut slots = shared.slots.lock();
+        match slots.set_region(region, initially)? {
+            Applied::Nothing => Ok(()),
+            Applied::Going(slot, edit) => {
+                shared.zap(slot.base_gfn(), slot.npages());
+                slots.finish(&edit)
+            }
+            Applied::LogStarted(slot) => {
+                if initially == Initially::Clean {
+                    shared.protect(slot.base_gfn(), slot.npages());
+                }
+                Ok(())
+            }
+            Applied::LogStopped(slot) => {
+                // Small mappings give way, so that huge ones can come back.
+                shared.zap(slot.base_gfn(), slot.npages());
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Runs `f` under `mmu_lock`, and pays what it owes.
+    fn locked<R>(&self, f: impl FnOnce(&mut Mmu, &mut Debt) -> R) -> R {
+        let mut debt = Debt::default();
+        let mut mmu = self.mmu.lock();
+        let result = f(&mut mmu, &mut debt);
+        if !debt.is_due() {
+            return result;
+        }
+        let token = FlushToken::after(|| self.flush.flush_all());
+        drop(mmu);
+        debt.retired.free(&token);
+        result
+    }
+
+    /// Removes every mapping of the `npages` frames from `start`.
+    fn zap(&self, start: Gfn, npages: u64) {
+        self.locked(|mmu, debt| mmu.zap(start, npages, debt));
+    }
+}

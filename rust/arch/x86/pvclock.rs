@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! kvmclock: the time that guests read from a page of theirs.
+//!
+//! One pair of readings of the host's clock and TSC, taken for the whole VM, is what the pages of all
+//! its vCPUs are computed from, so that their clocks agree.
+
+use crate::{
+    arch::x86::{
+        cpu::Cpu,
+        vm::Vm, //
+    },
+    host::host, //
+};
+use burrow_core::{
+    addr::Gpa,
+    request::Request,
+    x86::{
+        msr::Paravirt,
+        pvclock::{
+            self,
+            ClockData,
+            HostClocks,
+            MasterClock,
+            TimeInfo,
+            TimeScale,
+            Version,
+            WallClock,
+            PVCLOCK_TSC_STABLE_BIT,
+            TIME_INFO_FLAGS, //
+        }, //
+    },
+};
+use burrow_sys::{
+    context,
+    x86::insn, //
+};
+use kernel::prelude::*;
+
+/// The bit of MSR_KVM_SYSTEM_TIME that turns the clock on.
+const ENABLED: u64 = 1;
+
+/// The clock of a VM.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct VmClock {
+    master: MasterClock,
+    /// The guest's time less the host's, modulo 2^64.
+    offset_ns: u64,
+}
+
+impl VmClock {
+    /// Makes a clock that reads 0 now.
+    pub(crate) fn new() -> Self {
+        let master = now();
+        Self {
+            master,
+            offset_ns: master.base_ns.wrapping_neg(),
+        }
+    }
+}
+
+fn now() -> MasterClock {
+    MasterClock {
+        host_tsc: insn::rdtsc(),
+        base_ns: context::boot_ns(),
+    }
+}
+
+/// The paravirtual MSRs of a vCPU.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PvMsrs {
+    system_time: u64,
+    wall_clock: u64,
+}
+
+impl Vm {
+    /// `KVM_GET_CLOCK`.
+    pub(crate) fn clock(&self) -> ClockData {
+        let clock = *self.clock.lock();
+        let now = now();
+        let host_clocks = HostClocks {
+            tsc: now.host_tsc,
+            base_ns: now.base_ns,
+            realtime_ns: Some(context::real_ns()),
+        };
+        let scale = TimeScale::of_tsc(host().tsc_khz).unwrap_or_default();
+        pvclock::get_clock(Some(&clock.master), clock.offset_ns, scale, &host_clocks)
+    }
+
+    /// `KVM_SET_CLOCK`.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a flag that is not known.
+    pub(crate) fn set_clock(&self, data: &ClockData) -> Result {
+        let master = now();
+        let offset_ns =
+            pvclock::set_clock(data, master.base_ns, context::real_ns()).map_err(|_| EINVAL)?;
+        *self.clock.lock() = VmClock { master, offset_ns };
+        self.vcpus.request_all(Request::ClockUpdate);
+        Ok(())
+    }
+}
+
+impl Cpu<'_> {
+    /// Returns a paravirtual MSR.
+    pub(crate) fn read_paravirt(&self, msr: Paravirt) -> Option<u64> {
+        match msr {
+            Paravirt::SystemTime => Some(self.arch.paravirt.system_time),
+            Paravirt::WallClock => Some(self.arch.paravirt.wall_clock),
+            _ => None,
+        }
+    }
+
+    /// Writes a paravirtual MSR; returns whether it exists.
+    pub(crate) fn write_paravirt(&mut self, msr: Paravirt, value: u64) -> bool {
+        match msr {
+            Paravirt::SystemTime => {
+                self.arch.paravirt.system_time = value;
+                self.vcpu.shared.kick.request_quietly(Request::ClockUpdate);
+            }
+            Paravirt::WallClock => {
+                self.arch.paravirt.wall_clock = value;
+                self.write_wall_clock(Gpa(value));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Writes the time anew into the guest's page, if it has given one.
+    ///
+    /// What cannot be written is left: the page is gone, and the guest with it or about to give
+    /// another.
+    pub(crate) fn update_clock(&mut self) {
+        let msr = self.arch.paravirt.system_time;
+        if msr & ENABLED == 0 {
+            return;
+        }
+        let clock = *self.vcpu.vm.clock.lock();
+        let info = TimeInfo {
+            tsc_timestamp: self.arch.tsc.counter.tsc.read(clock.master.host_tsc),
+            system_time: clock.master.base_ns.wrapping_add(clock.offset_ns),
+            scale: TimeScale::of_tsc(self.tsc_khz()).unwrap_or_default(),
+            flags: PVCLOCK_TSC_STABLE_BIT,
+        };
+        let page = Gpa(msr & !ENABLED);
+        let memory = &self.vcpu.vm.memory;
+        let mut old = [0; pvclock::TIME_INFO_SIZE];
+        if memory.read(page, &mut old).is_err() {
+            return;
+        }
+        let version = Version::after(u32::from_le_bytes([old[0], old[1], old[2], old[3]]));
+        let bytes = info.to_bytes(version.busy, old[TIME_INFO_FLAGS]);
+        let _ = memory
+            .write(page, &version.busy.to_le_bytes())
+            .and_then(|()| memory.write(page, &bytes))
+            .and_then(|()| memory.write(page, &version.done.to_le_bytes()));
+    }
+
+    /// Writes when the guest's time was 0.
+    fn write_wall_clock(&self, page: Gpa) {
+        let guest_ns = self.vcpu.vm.clock().clock;
+        let wall = WallClock::new(context::real_ns(), guest_ns);
+        let memory = &self.vcpu.vm.memory;
+        let mut old = [0; 4];
+        if memory.read(page, &mut old).is_err() {
+            return;
+        }
+        let version = Version::after(u32::from_le_bytes(old));
+        let _ = memory
+            .write(page, &version.busy.to_le_bytes())
+            .and_then(|()| memory.write(page, &wall.to_bytes(version.busy)))
+            .and_then(|()| memory.write(page, &version.done.to_le_bytes()));
+    }
+}

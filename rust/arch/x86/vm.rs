@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A virtual machine: what its vCPUs share.
+//!
+//! Lock order: `Vm::setup`, then a vCPU's mutex, then the locks of [`GuestMemory`]; the spinlock of
+//! [`Vcpus`] nests in all.
+
+use crate::{
+    arch::x86::{
+        irq::ApicBus,
+        irqfd::Irqfds,
+        mmu::{
+            Config,
+            GuestMemory, //
+        },
+        msr::Filter,
+        options::Options,
+        pvclock::VmClock,
+        routing::Routing, //
+    },
+    vm::{
+        coalesced::Ring,
+        iobus::IoBus,
+        stats::VmStats,
+        vcpus::{
+            Vcpus,
+            MAX_VCPU_ID, //
+        },
+    },
+};
+use burrow_core::{
+    request::Request,
+    stats::Id,
+    x86::{
+        clock::VmTsc,
+        irqchip::lapic_timer::BusCycle, //
+    },
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc,
+        Mutex, //
+    },
+};
+
+/// Which interrupt controllers the kernel has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum IrqChip {
+    /// None: userspace injects interrupts with `KVM_INTERRUPT`.
+    #[default]
+    None,
+    /// The local APICs; userspace has the I/O APIC, with this many routes reserved for its pins.
+    Split {
+        /// The number of pins.
+        reserved_routes: u32,
+    },
+}
+
+/// What is configured before the first vCPU runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Setup {
+    /// The interrupt controllers.
+    pub(crate) irqchip: IrqChip,
+    /// `KVM_CAP_X86_APIC_BUS_CYCLES_NS`.
+    pub(crate) bus_cycle: BusCycle,
+    /// `KVM_SET_BOOT_CPU_ID`.
+    pub(crate) boot_cpu_id: u32,
+    /// `KVM_CAP_MAX_VCPU_ID`: the number of vCPU ids; 0 until userspace limits them.
+    pub(crate) vcpu_id_limit: u32,
+    /// `KVM_SET_TSC_KHZ` on the VM; 0 for the host's.
+    pub(crate) tsc_khz: u32,
+}
+
+impl Setup {
+    /// Returns how many vCPU ids there are: ids are below this.
+    pub(crate) fn nr_vcpu_ids(&self) -> u32 {
+        match self.vcpu_id_limit {
+            0 => MAX_VCPU_ID,
+            limit => limit,
+        }
+    }
+}
+
+/// A virtual machine.
+#[pin_data]
+pub(crate) struct Vm {
+    /// Guest memory.
+    pub(crate) memory: GuestMemory,
+    /// The vCPUs.
+    pub(crate) vcpus: Arc<Vcpus>,
+    /// Devices in the kernel.
+    pub(crate) devices: Arc<IoBus>,
+    /// The ring of coalesced writes.
+    pub(crate) coalesced: Arc<Ring>,
+    /// The way of interrupts from devices.
+    pub(crate) apics: Arc<ApicBus>,
+    /// Interrupt lines.
+    pub(crate) routing: Arc<Routing>,
+    /// Eventfds on interrupt lines.
+    #[pin]
+    pub(crate) irqfds: Irqfds,
+    /// Statistics.
+    pub(crate) stats: Arc<VmStats>,
+    /// The process that made the VM, by which its statistics are known.
+    pub(crate) pid: u32,
+    /// Configuration; its lock also serialises the creation of vCPUs.
+    #[pin]
+    pub(crate) setup: Mutex<Setup>,
+    /// `KVM_X86_SET_MSR_FILTER`.
+    #[pin]
+    pub(crate) msr_filter: Mutex<Option<Arc<Filter>>>,
+    /// What userspace enabled.
+    pub(crate) options: Options,
+    /// The paravirtual clock.
+    #[pin]
+    pub(crate) clock: Mutex<VmClock>,
+    /// The time-stamp counters, as far as they run in step.
+    #[pin]
+    pub(crate) tscs: Mutex<VmTsc>,
+    dead: Atomic<bool>,
+}
+
+impl Vm {
+    /// Makes a VM for the current process.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a task without an address space, `ENOMEM` when there is no memory.
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        let vcpus = Vcpus::new()?;
+        let host = crate::host::host();
+        let config = Config::new(host.ctls.ept_vpid, host.maxphyaddr, false);
+        let memory = GuestMemory::new(vcpus.clone(), config)?;
+        let apics = ApicBus::new(vcpus.clone())?;
+        let routing = Routing::new(apics.clone())?;
+        let (devices, coalesced) = (IoBus::new()?, Ring::new()?);
+        // CAST: process ids are not negative.
+        let pid = kernel::current!().pid() as u32;
+        let stats = VmStats::new(Id::vm(pid))?;
+        Arc::pin_init(
+            pin_init!(Self {
+                memory,
+                vcpus,
+                devices,
+                coalesced,
+                apics,
+                irqfds <- Irqfds::new(routing.clone()),
+                routing,
+                stats,
+                pid,
+                setup <- new_mutex!(Setup::default(), "kvm_setup"),
+                msr_filter <- new_mutex!(None, "kvm_msr_filter"),
+                options: Options::new(),
+                clock <- new_mutex!(VmClock::new(), "kvm_clock"),
+                tscs <- new_mutex!(VmTsc::default(), "kvm_tsc"),
+                dead: Atomic::new(false),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    /// Checks that the caller may use the VM.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` for a process other than the one that made the VM, or when the VM is dead.
+    pub(crate) fn check_caller(&self) -> Result {
+        if !self.memory.is_creator() || self.dead.load(Relaxed) {
+            return Err(EIO);
+        }
+        Ok(())
+    }
+
+    /// Kills the VM after a bug of ours: every ioctl from now on fails with `EIO`.
+    pub(crate) fn kill(&self, bug: burrow_core::outcome::Bug) {
+        if !self.dead.xchg(true, kernel::sync::atomic::Full) {
+            pr_warn!("bug: {}; the VM is dead\n", bug.0);
+        }
+        self.vcpus.request_all(Request::VmDead);
+    }
+
+    /// Returns the interrupt controllers in the kernel.
+    pub(crate) fn irqchip(&self) -> IrqChip {
+        self.setup.lock().irqchip
+    }
+}

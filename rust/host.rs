@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the module found out about its host when it was loaded, and what it decided from that.
+
+use burrow_core::{
+    vpid,
+    x86::vmx::caps::{
+        ControlSet,
+        HostSupport,
+        Params,
+        VmxCaps, //
+    },
+};
+use burrow_sys::{
+    context::PerCpu,
+    fpu, params,
+    x86::{
+        cpu::{
+            self,
+            NoVmx, //
+        },
+        insn, //
+    },
+};
+use core::{
+    cell::Cell,
+    num::NonZeroU16, //
+};
+use kernel::{
+    new_spinlock,
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc,
+        SetOnce,
+        SpinLock, //
+    },
+};
+
+/// Facts that do not change while the module is loaded.
+pub(crate) struct Host {
+    /// The VMX capability MSRs.
+    pub(crate) caps: VmxCaps,
+    /// The VMX controls that Burrow uses.
+    pub(crate) ctls: ControlSet,
+    /// The host's XCR0.
+    pub(crate) xcr0: u64,
+    /// The host's IA32_XSS; 0 without XSAVES.
+    pub(crate) xss: u64,
+    /// The width of physical addresses, in bits.
+    pub(crate) maxphyaddr: u8,
+    /// The frequency of the time-stamp counter, in kHz.
+    pub(crate) tsc_khz: u32,
+    /// IA32_SPEC_CTRL exists.
+    pub(crate) has_spec_ctrl: bool,
+    /// The VPIDs of all vCPUs.
+    pub(crate) vpids: Arc<Vpids>,
+}
+
+/// The VPIDs of all vCPUs, handed out by generation.
+#[pin_data]
+pub(crate) struct Vpids {
+    #[pin]
+    allocator: SpinLock<vpid::Allocator>,
+    /// A copy of the allocator's generation, to be read without its lock. Stale for a moment on
+    /// other CPUs, which is harmless: a VPID of the old generation is flushed for when it ran out.
+    generation: Atomic<u64>,
+    pub(crate) cpus: PerCpu<Cell<vpid::CpuVpids>>,
+}
+
+impl Vpids {
+    /// Returns the current generation.
+    #[inline]
+    pub(crate) fn generation(&self) -> vpid::Generation {
+        vpid::Generation(self.generation.load(Relaxed))
+    }
+
+    /// Hands out a VPID of the current generation, or of a new one.
+    pub(crate) fn allocate(&self) -> vpid::Vpid {
+        let mut allocator = self.allocator.lock();
+        let fresh = allocator.allocate();
+        self.generation.store(allocator.generation().0, Relaxed);
+        fresh
+    }
+}
+
+static HOST: SetOnce<Host> = SetOnce::new();
+
+/// Returns what is known of the host.
+///
+/// Called only after [`init`] succeeded, as nothing else of the module exists before.
+#[inline]
+pub(crate) fn host() -> &'static Host {
+    match HOST.as_ref() {
+        Some(host) => host,
+        // PANIC: `init()` populates it before `/dev/kvm` exists.
+        None => unreachable!(),
+    }
+}
+
+/// Examines the host.
+///
+/// # Errors
+///
+/// `EOPNOTSUPP` when the CPU or the firmware denies what Burrow needs, with one line in the log that
+/// names it; `ENOMEM` when there is no memory.
+pub(crate) fn init() -> Result {
+    match cpu::check_vmx() {
+        Ok(()) => {}
+        Err(NoVmx::Unsupported) => {
+            pr_err!("this CPU has no VT-x (VMX)\n");
+            return Err(EOPNOTSUPP);
+        }
+        Err(NoVmx::LockedByFirmware) => {
+            pr_err!("VT-x (VMX) is switched off by the firmware\n");
+            return Err(EOPNOTSUPP);
+        }
+    }
+    let caps = cpu::read_caps();
+    let ctls = HostSupport::from_caps(&caps, wanted()).map_err(|missing| {
+        pr_err!("this CPU lacks {}\n", missing.0);
+        EOPNOTSUPP
+    })?;
+    let vpids = Arc::pin_init(
+        try_pin_init!(Vpids {
+            allocator <- new_spinlock!(vpid::Allocator::new(NonZeroU16::MAX), "kvm_vpids"),
+            generation: Atomic::new(vpid::Allocator::new(NonZeroU16::MAX).generation().0),
+            cpus: PerCpu::new(|| Cell::new(vpid::CpuVpids::new()))?,
+        }),
+        GFP_KERNEL,
+    )?;
+    // CPUID.80000008H:EAX[7:0], CPUID.(0DH,1):EAX[3]
+    let maxphyaddr = (insn::cpuid(0x8000_0008, 0).eax & 0xff) as u8;
+    let has_xsaves = fpu::host_xcr0() != 0 && insn::cpuid(0xd, 1).eax & (1 << 3) != 0;
+    HOST.populate(Host {
+        caps,
+        ctls,
+        xcr0: fpu::host_xcr0(),
+        xss: if has_xsaves {
+            insn::rdmsr(burrow_sys::uapi::MSR_IA32_XSS).unwrap_or(0)
+        } else {
+            0
+        },
+        maxphyaddr,
+        tsc_khz: burrow_sys::context::tsc_khz(),
+        has_spec_ctrl: cpu::has(burrow_sys::uapi::X86_FEATURE_MSR_SPEC_CTRL),
+        vpids,
+    });
+    Ok(())
+}
+
+fn wanted() -> Params {
+    Params {
+        nested: params::nested(),
+        ept: params::ept(),
+        vpid: params::vpid(),
+        unrestricted_guest: params::unrestricted_guest(),
+        enable_shadow_vmcs: params::enable_shadow_vmcs(),
+        preemption_timer: params::preemption_timer(),
+        enable_apicv: params::enable_apicv(),
+    }
+}

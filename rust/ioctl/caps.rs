@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `KVM_CHECK_EXTENSION`.
+
+use crate::{
+    arch::{
+        mmu::{
+            MANUAL_PROTECT_ENABLE,
+            MANUAL_PROTECT_INITIALLY_SET, //
+        },
+        options::Quirk,
+        tsc,
+        vm::Vm, //
+    },
+    host::host,
+    ioctl::{
+        enable_cap::X2APIC_API,
+        sync_regs, //
+    },
+    vm::vcpus::{
+        MAX_VCPUS,
+        MAX_VCPU_ID, //
+    },
+};
+use burrow_core::{
+    irqroute, memslot,
+    x86::{
+        irqchip::lapic_timer::BusCycle,
+        msr::mce,
+        pvclock::KVM_CLOCK_VALID_FLAGS, //
+        regs::guest_debug::Control,
+    },
+};
+use burrow_sys::uapi::*;
+
+/// Returns what `KVM_CHECK_EXTENSION` answers for `cap` on any fd: 0 for what does not work.
+pub(crate) fn check(cap: u32) -> isize {
+    let value = match cap {
+        KVM_CAP_USER_MEMORY
+        | KVM_CAP_USER_MEMORY2
+        | KVM_CAP_DESTROY_MEMORY_REGION_WORKS
+        | KVM_CAP_JOIN_MEMORY_REGIONS_WORKS
+        | KVM_CAP_SYNC_MMU
+        | KVM_CAP_READONLY_MEM
+        | KVM_CAP_CHECK_EXTENSION_VM
+        | KVM_CAP_IMMEDIATE_EXIT
+        | KVM_CAP_INTERNAL_ERROR_DATA
+        | KVM_CAP_EXT_CPUID
+        | KVM_CAP_HLT
+        | KVM_CAP_NOP_IO_DELAY
+        | KVM_CAP_SET_TSS_ADDR
+        | KVM_CAP_SET_IDENTITY_MAP_ADDR
+        | KVM_CAP_MP_STATE
+        | KVM_CAP_VCPU_EVENTS
+        | KVM_CAP_DEBUGREGS
+        | KVM_CAP_XSAVE
+        | KVM_CAP_XCRS
+        | KVM_CAP_USER_NMI
+        | KVM_CAP_GET_TSC_KHZ
+        | KVM_CAP_ENABLE_CAP_VM
+        | KVM_CAP_GET_MSR_FEATURES
+        | KVM_CAP_X86_USER_SPACE_MSR
+        | KVM_CAP_X86_MSR_FILTER
+        | KVM_CAP_SET_BOOT_CPU_ID
+        | KVM_CAP_IRQCHIP
+        | KVM_CAP_SPLIT_IRQCHIP
+        | KVM_CAP_IRQFD
+        | KVM_CAP_IOEVENTFD
+        | KVM_CAP_IOEVENTFD_ANY_LENGTH
+        | KVM_CAP_IOEVENTFD_NO_LENGTH
+        | KVM_CAP_COALESCED_PIO
+        | KVM_CAP_SIGNAL_MSI
+        | KVM_CAP_BINARY_STATS_FD
+        | KVM_CAP_ENABLE_CAP
+        | KVM_CAP_SREGS2
+        | KVM_CAP_VCPU_ATTRIBUTES
+        | KVM_CAP_SET_GUEST_DEBUG
+        | KVM_CAP_ENFORCE_PV_FEATURE_CPUID
+        | KVM_CAP_MSR_PLATFORM_INFO
+        | KVM_CAP_EXCEPTION_PAYLOAD
+        | KVM_CAP_X86_TRIPLE_FAULT_EVENT
+        | KVM_CAP_EXIT_ON_EMULATION_FAILURE
+        | KVM_CAP_DISABLE_QUIRKS
+        | KVM_CAP_MMU_SHADOW_CACHE_CONTROL
+        | KVM_CAP_TSC_DEADLINE_TIMER => 1,
+        KVM_CAP_DISABLE_QUIRKS2 => Quirk::ALL,
+        KVM_CAP_SET_GUEST_DEBUG2 => Control::ALL,
+        KVM_CAP_TSC_CONTROL | KVM_CAP_VM_TSC_CONTROL => u32::from(tsc::has_scaling()),
+        KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => MANUAL_PROTECT_ENABLE | MANUAL_PROTECT_INITIALLY_SET,
+        // CAST: 1.
+        KVM_CAP_X86_APIC_BUS_CYCLES_NS => BusCycle::default().ns() as u32,
+        KVM_CAP_SYNC_REGS => sync_regs::VALID,
+        KVM_CAP_X2APIC_API => X2APIC_API,
+        KVM_CAP_MCE => mce::MAX_BANKS as u32,
+        KVM_CAP_NR_VCPUS => kernel::cpu::nr_cpu_ids(),
+        KVM_CAP_MAX_VCPUS => MAX_VCPUS as u32,
+        KVM_CAP_MAX_VCPU_ID => MAX_VCPU_ID,
+        KVM_CAP_NR_MEMSLOTS => u32::from(memslot::MAX_USER_SLOTS),
+        KVM_CAP_MULTI_ADDRESS_SPACE => 1,
+        KVM_CAP_COALESCED_MMIO => KVM_COALESCED_MMIO_PAGE_OFFSET,
+        KVM_CAP_IRQ_ROUTING => irqroute::KVM_MAX_IRQ_ROUTES as u32,
+        KVM_CAP_ADJUST_CLOCK => KVM_CLOCK_VALID_FLAGS,
+        KVM_CAP_XSAVE2 => xsave_size(),
+        _ => 0,
+    };
+    value as isize
+}
+
+/// Returns what `KVM_CHECK_EXTENSION` answers for `cap` on the fd of `vm`.
+pub(crate) fn check_vm(vm: &Vm, cap: u32) -> isize {
+    match cap {
+        KVM_CAP_X86_APIC_BUS_CYCLES_NS => vm.setup.lock().bus_cycle.ns() as isize,
+        _ => check(cap),
+    }
+}
+
+/// The size in bytes of the buffer that `KVM_GET_XSAVE2` fills: at least a page.
+fn xsave_size() -> u32 {
+    let _ = host();
+    burrow_sys::fpu::uabi_size().max(4096)
+}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Statistics: counters of a VM and of a vCPU, and the files that show them.
+
+use burrow_core::stats::{
+    self,
+    File,
+    Id,
+    Table,
+    VcpuStat,
+    VmStat, //
+};
+use burrow_sys::anon_fd::{
+    self,
+    FdOps,
+    FileAccess, //
+};
+use core::marker::PhantomData;
+use kernel::{
+    c_str,
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc,
+        ArcBorrow, //
+    },
+};
+
+/// The statistics of what.
+pub(crate) trait Subject: Send + Sync + 'static {
+    /// What is counted.
+    const TABLE: &'static Table;
+    /// The name of its files.
+    const NAME: &'static CStr;
+}
+
+/// A VM.
+pub(crate) struct OfVm;
+
+/// A vCPU.
+pub(crate) struct OfVcpu;
+
+impl Subject for OfVm {
+    const TABLE: &'static Table = &stats::VM;
+    const NAME: &'static CStr = c_str!("kvm-vm-stats");
+}
+
+impl Subject for OfVcpu {
+    const TABLE: &'static Table = &stats::VCPU;
+    const NAME: &'static CStr = c_str!("kvm-vcpu-stats");
+}
+
+/// The counters of a VM.
+pub(crate) type VmStats = Counters<OfVm, { stats::VM.nr_words() }>;
+/// The counters of a vCPU.
+pub(crate) type VcpuStats = Counters<OfVcpu, { stats::VCPU.nr_words() }>;
+
+/// Counters: those of one [`Subject`].
+pub(crate) struct Counters<S, const N: usize> {
+    words: [Atomic<u64>; N],
+    id: Id,
+    subject: PhantomData<S>,
+}
+
+impl<S: Subject, const N: usize> Counters<S, N> {
+    /// Makes counters at 0, for files that start with `id`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` when there is no memory.
+    pub(crate) fn new(id: Id) -> Result<Arc<Self>> {
+        Arc::init(
+            init!(Self {
+                words <- pin_init::init_array_from_fn(|_| Atomic::new(0)),
+                id,
+                subject: PhantomData,
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    /// Makes a file for `KVM_GET_STATS_FD` and returns its fd. The file outlives the VM.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE`, `ENFILE` or `ENOMEM` as for any new file.
+    pub(crate) fn open(this: &Arc<Self>) -> Result<isize> {
+        let (fd, file) = anon_fd::create(this.clone())?;
+        let number = fd.reserved_fd();
+        fd.fd_install(file);
+        // CAST: fds are below 2^31.
+        Ok(number as isize)
+    }
+
+    /// Returns the value at `index`.
+    fn get(&self, index: usize) -> u64 {
+        self.words.get(index).map_or(0, |word| word.load(Relaxed))
+    }
+}
+
+#[expect(
+    dead_code,
+    reason = "nothing of a VM is counted yet; Documentation/abi.rst says so"
+)]
+impl VmStats {
+    /// Adds `amount` to `stat`, from any thread.
+    #[inline]
+    pub(crate) fn add(&self, stat: VmStat, amount: u64) {
+        if let Some(word) = self.words.get(stat.word()) {
+            word.fetch_add(amount, Relaxed);
+        }
+    }
+
+    /// Takes `amount` from `stat`, from any thread.
+    #[inline]
+    pub(crate) fn sub(&self, stat: VmStat, amount: u64) {
+        self.add(stat, amount.wrapping_neg());
+    }
+
+    /// Adds 1 to `stat`.
+    #[inline]
+    pub(crate) fn inc(&self, stat: VmStat) {
+        self.add(stat, 1);
+    }
+}
+
+/// Changes are made by the thread that runs the vCPU only, so that they need no locked instruction.
+impl VcpuStats {
+    /// Adds `amount` to `stat`.
+    #[inline]
+    pub(crate) fn add(&self, stat: VcpuStat, amount: u64) {
+        self.add_at(stat.word(), amount);
+    }
+
+    /// Adds 1 to `stat`.
+    #[inline]
+    pub(crate) fn inc(&self, stat: VcpuStat) {
+        self.add(stat, 1);
+    }
+
+    /// Sets `stat`, a value of now.
+    #[inline]
+    pub(crate) fn set(&self, stat: VcpuStat, value: u64) {
+        if let Some(word) = self.words.get(stat.word()) {
+            word.store(value, Relaxed);
+        }
+    }
+
+    /// Counts `value` in the logarithmic histogram `stat`.
+    #[inline]
+    pub(crate) fn record(&self, stat: VcpuStat, value: u64) {
+        self.add_at(stat.word() + stats::log_bucket(value, HISTOGRAM_BUCKETS), 1);
+    }
+
+    #[inline]
+    fn add_at(&self, index: usize, amount: u64) {
+        if let Some(word) = self.words.get(index) {
+            word.store(word.load(Relaxed).wrapping_add(amount), Relaxed);
+        }
+    }
+}
+
+/// The number of buckets of each histogram.
+const HISTOGRAM_BUCKETS: u16 = 32;
+
+impl<S: Subject, const N: usize> FdOps for Counters<S, N> {
+    const NAME: &'static CStr = S::NAME;
+    const ACCESS: FileAccess = FileAccess::Read;
+
+    fn read(this: ArcBorrow<'_, Self>, offset: usize, buf: &mut [u8]) -> Result<usize> {
+        let file = File {
+            table: S::TABLE,
+            id: &this.id,
+        };
+        // CAST: an address-sized offset fits.
+        Ok(file.read_at(offset as u64, buf, |index| this.get(index)))
+    }
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The part of each vCPU that other threads use, and the set of them in a VM.
+//!
+//! It outlives the vCPU's fd: the VM keeps it until the VM itself goes, as a vCPU's id stays taken.
+
+use crate::vm::{
+    flush::RemoteFlush,
+    kick::Kick,
+    posted::Posted, //
+};
+use burrow_core::request::Request;
+use burrow_sys::timer::OnExpiry;
+use kernel::{
+    new_spinlock_irq,
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc,
+        SpinLockIrq, //
+    },
+};
+
+/// What others know of a vCPU.
+#[pin_data]
+pub(crate) struct VcpuShared {
+    /// The id that userspace gave: the vCPU's initial APIC ID.
+    pub(crate) id: u32,
+    /// The position in order of creation.
+    pub(crate) index: u32,
+    /// Requests and kicks.
+    #[pin]
+    pub(crate) kick: Kick,
+    /// Interrupts on their way.
+    pub(crate) posted: Posted,
+    /// How the local APIC can be addressed, packed; 0 is not at all.
+    identity: Atomic<u64>,
+}
+
+impl VcpuShared {
+    fn new(id: u32, index: u32) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                id,
+                index,
+                kick <- Kick::new(),
+                posted: Posted::default(),
+                identity: Atomic::new(0),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+}
+
+impl VcpuShared {
+    /// Returns how the local APIC can be addressed, as it was published last.
+    #[inline]
+    pub(crate) fn identity(&self) -> u64 {
+        self.identity.load(Relaxed)
+    }
+
+    /// Publishes how the local APIC can be addressed. Called by the vCPU.
+    pub(crate) fn set_identity(&self, packed: u64) {
+        self.identity.store(packed, Relaxed);
+    }
+}
+
+impl OnExpiry for VcpuShared {
+    fn expired(&self) {
+        self.posted.post_timer();
+        self.kick.kick();
+    }
+}
+
+/// The vCPUs of a VM, in order of creation.
+#[pin_data]
+pub(crate) struct Vcpus {
+    #[pin]
+    list: SpinLockIrq<KVec<Arc<VcpuShared>>>,
+}
+
+/// The most vCPUs that a VM can have: `KVM_CAP_MAX_VCPUS`.
+pub(crate) const MAX_VCPUS: usize = 1024;
+/// Ids are below this: `KVM_CAP_MAX_VCPU_ID`.
+pub(crate) const MAX_VCPU_ID: u32 = 4096;
+
+impl Vcpus {
+    /// Makes an empty set.
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self { list <- new_spinlock_irq!(KVec::new(), "kvm_vcpus") }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    /// Adds a vCPU with `id`. The caller serialises additions.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` when the VM is full or the id too large, `EEXIST` when the id is taken, `ENOMEM` when
+    /// there is no memory.
+    pub(crate) fn add(&self, id: u32) -> Result<Arc<VcpuShared>> {
+        if id >= MAX_VCPU_ID {
+            return Err(EINVAL);
+        }
+        let count = self.len();
+        if count >= MAX_VCPUS {
+            return Err(EINVAL);
+        }
+        if self.find(id).is_some() {
+            return Err(EEXIST);
+        }
+        // CAST: below MAX_VCPUS.
+        let shared = VcpuShared::new(id, count as u32)?;
+        let mut grown = KVec::with_capacity(count + 1, GFP_KERNEL_ACCOUNT)?;
+        let mut list = self.list.lock();
+        for vcpu in list.iter() {
+            grown
+                .push_within_capacity(vcpu.clone())
+                .map_err(|_| ENOMEM)?;
+        }
+        grown
+            .push_within_capacity(shared.clone())
+            .map_err(|_| ENOMEM)?;
+        let old = core::mem::replace(&mut *list, grown);
+        drop(list);
+        drop(old);
+        Ok(shared)
+    }
+
+    /// Removes the vCPU added last, whose creation failed half way.
+    pub(crate) fn remove_last(&self) {
+        let removed = self.list.lock().pop();
+        drop(removed);
+    }
+
+    /// Returns how many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.list.lock().len()
+    }
+
+    /// Returns the vCPU with `id`.
+    pub(crate) fn find(&self, id: u32) -> Option<Arc<VcpuShared>> {
+        self.list.lock().iter().find(|vcpu| vcpu.id == id).cloned()
+    }
+
+    /// Calls `f` with all vCPUs, with interrupts off.
+    pub(crate) fn with_all<R>(&self, f: impl FnOnce(&[Arc<VcpuShared>]) -> R) -> R {
+        f(&self.list.lock())
+    }
+
+    /// Calls `f` with each vCPU, with interrupts off.
+    pub(crate) fn for_each(&self, mut f: impl FnMut(&Arc<VcpuShared>)) {
+        for vcpu in self.list.lock().iter() {
+            f(vcpu);
+        }
+    }
+
+    /// Makes `request` of every vCPU.
+    pub(crate) fn request_all(&self, request: Request) {
+        self.for_each(|vcpu| vcpu.kick.request(request));
+    }
+}
+
+impl RemoteFlush for Vcpus {
+    fn flush_all(&self) {
+        let list = self.list.lock();
+        for vcpu in list.iter() {
+            vcpu.kick.request_quietly(Request::TlbFlush);
+            vcpu.kick.exit_guest();
+        }
+        for vcpu in list.iter() {
+            // A vCPU in the guest leaves on the interrupt just sent, and sees the request before it
+            // enters again. It needs nothing of this CPU for that, so spinning here ends.
+            while vcpu.kick.is_exiting() {
+                core::hint::spin_loop();
+            }
+        }
+    }
+}
