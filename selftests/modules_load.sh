@@ -1,0 +1,45 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# Burrow loads on a CPU that has what it needs, runs a guest, unloads, and does so again.
+# selftests/beds names the CPUs; the modules come in /modules.
+count=0 failed=0
+
+# check NAME COMMAND...: one result of the plan
+check() {
+	name=$1
+	shift
+	count=$((count + 1))
+	if "$@"; then
+		echo "ok $count $name"
+	else
+		echo "not ok $count $name"
+		failed=1
+	fi
+}
+
+load() {
+	insmod /modules/kvm.ko && insmod /modules/kvm-intel.ko && [ -c /dev/kvm ]
+}
+
+# The results of its tests are subtests here: not at the margin.
+run_guests() {
+	./selftests real pio >/tmp/guests 2>&1
+	status=$?
+	sed 's/^/    /' /tmp/guests
+	[ $status = 0 ] && grep -q '^ok ' /tmp/guests
+}
+
+unload() {
+	rmmod kvm_intel && rmmod kvm && ! [ -e /dev/kvm ]
+}
+
+cd "$(dirname "$0")" || exit 1
+modprobe irqbypass
+echo "TAP version 13"
+echo "1..6"
+for round in first second; do
+	check "$round load" load
+	check "guests after the $round load" run_guests
+	check "$round unload" unload
+done
+exit $failed
