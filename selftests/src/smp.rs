@@ -397,6 +397,10 @@ fn an_ipi_wakes_a_halted_vcpu() {
 }
 
 fn a_thousand_ipis_back_and_forth() {
+    // A wake-up is lost now and then on Burrow: see Documentation/errata.rst, "IPIs to halted vCPUs".
+    if std::env::var_os("BURROW_KNOWN_FAULTS").is_none() {
+        crate::harness::skip("known fault: a wake-up is lost now and then");
+    }
     // Each sends to the other and waits for the answer, halted. Vector 0x81 goes
     // to CPU 1 and 0x82 to CPU 0.
     let guest = all_running(
