@@ -224,6 +224,12 @@ impl EventQueue {
         self.triple_fault = true;
     }
 
+    /// Returns whether there is a shutdown.
+    #[inline]
+    pub fn has_triple_fault(&self) -> bool {
+        self.triple_fault
+    }
+
     /// Takes the shutdown, if there is one.
     pub fn take_triple_fault(&mut self) -> bool {
         core::mem::take(&mut self.triple_fault)

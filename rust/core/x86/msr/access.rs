@@ -113,6 +113,8 @@ mod feature_control {
     pub(super) const LOCKED: u64 = 1 << 0;
     pub(super) const VMX_OUTSIDE_SMX: u64 = 1 << 2;
     pub(super) const LMCE: u64 = 1 << 20;
+    /// All that exist: besides, VMX inside SMX, SGX launch control, SGX.
+    pub(super) const ALL: u64 = LOCKED | (1 << 1) | VMX_OUTSIDE_SMX | (1 << 17) | (1 << 18) | LMCE;
 }
 
 /// Bits of IA32_DEBUGCTL.
@@ -362,7 +364,13 @@ fn soft_write(
             };
             let lmce = if caps.lmce { feature_control::LMCE } else { 0 };
             let is_locked = kept & feature_control::LOCKED != 0;
-            within(value, feature_control::LOCKED | vmx | lmce).filter(|_| is_host || !is_locked)
+            // A VMM may restore the MSR before CPUID.
+            let allowed = if is_host {
+                feature_control::ALL
+            } else {
+                feature_control::LOCKED | vmx | lmce
+            };
+            within(value, allowed).filter(|_| is_host || !is_locked)
         }
         Soft::McgExtCtl => {
             let enabled = old.get(Soft::FeatureControl) & feature_control::LMCE != 0;

@@ -46,6 +46,15 @@ pub struct Emulated {
     pub perf_global_ctrl: bool,
     /// IA32_BNDCFGS on entries and exits (needs it in hardware).
     pub bndcfgs: bool,
+    /// The VMX-preemption timer, by the processor's or by another of the host's.
+    pub preemption_timer: bool,
+    /// APIC-register virtualization, virtual-interrupt delivery and posted interrupts for L2 (need
+    /// them in hardware).
+    pub apicv: bool,
+    /// UMWAIT and TPAUSE in L2 (need the control in hardware).
+    pub user_wait_pause: bool,
+    /// EPT of five levels (needs it in hardware).
+    pub five_levels: bool,
 }
 
 impl Emulated {
@@ -58,6 +67,10 @@ impl Emulated {
         cet: true,
         perf_global_ctrl: true,
         bndcfgs: true,
+        preemption_timer: true,
+        apicv: true,
+        user_wait_pause: true,
+        five_levels: true,
     };
 
     /// Only what needs no emulation besides VMX itself.
@@ -69,6 +82,10 @@ impl Emulated {
         cet: false,
         perf_global_ctrl: false,
         bndcfgs: false,
+        preemption_timer: false,
+        apicv: false,
+        user_wait_pause: false,
+        five_levels: false,
     };
 }
 
@@ -96,7 +113,7 @@ pub fn offered(hw: &VmxCaps, host: &ControlSet, emulated: Emulated) -> VmxCaps {
             .with_true_ctls(true)
             .with_ins_outs_info(hw.basic.ins_outs_info())
             .with_any_error_code(hw.basic.any_error_code()),
-        true_pinbased: pin(hw, host),
+        true_pinbased: pin(hw, host, emulated),
         true_procbased: proc(hw),
         true_exit: exit(hw, emulated),
         true_entry: entry(hw, emulated),
@@ -111,7 +128,7 @@ pub fn offered(hw: &VmxCaps, host: &ControlSet, emulated: Emulated) -> VmxCaps {
         cr4_fixed0: CR4_FIXED0,
         cr4_fixed1: hw.cr4_fixed1,
         procbased2: proc2(hw, host, emulated),
-        ept_vpid: ept_vpid(hw),
+        ept_vpid: ept_vpid(hw, emulated),
         ..VmxCaps::default()
     };
     if caps.proc2_allowed().vmfunc() {
@@ -131,15 +148,16 @@ fn with_default1(mut caps: VmxCaps) -> VmxCaps {
     caps
 }
 
-fn pin(hw: &VmxCaps, host: &ControlSet) -> CtlMsr {
+fn pin(hw: &VmxCaps, host: &ControlSet, emulated: Emulated) -> CtlMsr {
     let from_hw = PinCtls(0)
         .with_ext_intr_exiting(true)
         .with_nmi_exiting(true)
         .with_virtual_nmis(true)
-        .with_posted_intr(host.has_apicv())
+        .with_posted_intr(emulated.apicv && host.has_apicv())
         .intersection(PinCtls(hw.pin().allowed1()));
-    // The timer is emulated where the processor has none.
-    ctl(PinCtls::DEFAULT1.0, from_hw.with_preemption_timer(true).0)
+    // The timer may be emulated where the processor has none.
+    let may = from_hw.with_preemption_timer(emulated.preemption_timer);
+    ctl(PinCtls::DEFAULT1.0, may.0)
 }
 
 fn proc(hw: &VmxCaps) -> CtlMsr {
@@ -188,7 +206,7 @@ fn exit(hw: &VmxCaps, emulated: Emulated) -> CtlMsr {
         .union(debug)
         .with_load_efer(true)
         .with_save_efer(true)
-        .with_save_preemption_timer(true)
+        .with_save_preemption_timer(emulated.preemption_timer)
         .with_ack_intr(true)
         .with_load_perf_global(emulated.perf_global_ctrl);
     ctl(ExitCtls::DEFAULT1.without(debug).0, may.0)
@@ -210,7 +228,7 @@ fn entry(hw: &VmxCaps, emulated: Emulated) -> CtlMsr {
 }
 
 fn proc2(hw: &VmxCaps, host: &ControlSet, emulated: Emulated) -> CtlMsr {
-    let apicv = host.has_apicv();
+    let apicv = emulated.apicv && host.has_apicv();
     let from_hw = Proc2Ctls(0)
         .with_virtualize_apic(true)
         .with_ept(true)
@@ -229,7 +247,7 @@ fn proc2(hw: &VmxCaps, host: &ControlSet, emulated: Emulated) -> CtlMsr {
         .with_xsaves(true)
         .with_mode_based_exec(emulated.mode_based_exec)
         .with_tsc_scaling(true)
-        .with_user_wait_pause(true)
+        .with_user_wait_pause(emulated.user_wait_pause)
         .intersection(hw.proc2_allowed());
     let may = from_hw
         .with_vmcs_shadowing(emulated.vmcs_shadowing)
@@ -237,11 +255,11 @@ fn proc2(hw: &VmxCaps, host: &ControlSet, emulated: Emulated) -> CtlMsr {
     ctl(0, may.0)
 }
 
-fn ept_vpid(hw: &VmxCaps) -> EptVpidCap {
+fn ept_vpid(hw: &VmxCaps, emulated: Emulated) -> EptVpidCap {
     EptVpidCap(0)
         .with_exec_only(hw.ept_vpid.exec_only())
         .with_four_levels(true)
-        .with_five_levels(hw.ept_vpid.five_levels())
+        .with_five_levels(emulated.five_levels && hw.ept_vpid.five_levels())
         .with_write_back(true)
         .with_pages_2m(true)
         .with_pages_1g(true)

@@ -110,16 +110,18 @@ const EFER_LMA: u64 = 1 << 10;
 const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 
-fn pin12(v: &Vmcs12) -> PinCtls {
+/// Returns the pin-based controls of vmcs12.
+pub fn pin12(v: &Vmcs12) -> PinCtls {
     PinCtls(v.read(PIN_BASED_VM_EXEC_CONTROL))
 }
 
-fn proc12(v: &Vmcs12) -> ProcCtls {
+/// Returns the primary controls of vmcs12.
+pub fn proc12(v: &Vmcs12) -> ProcCtls {
     ProcCtls(v.read(CPU_BASED_VM_EXEC_CONTROL))
 }
 
 /// Returns the secondary controls of vmcs12; all 0 unless activated.
-pub(super) fn proc2_12(v: &Vmcs12) -> Proc2Ctls {
+pub fn proc2_12(v: &Vmcs12) -> Proc2Ctls {
     if proc12(v).secondary() {
         Proc2Ctls(v.read(SECONDARY_VM_EXEC_CONTROL))
     } else {

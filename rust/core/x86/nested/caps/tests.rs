@@ -90,7 +90,11 @@ fn what_is_neither_in_hardware_nor_emulated_is_not_offered() {
             .0,
     );
     let host = HostSupport::from_caps(&hw, Params::default()).unwrap();
-    let caps = offered(&hw, &host, Emulated::NONE);
+    let timer = Emulated {
+        preemption_timer: true,
+        ..Emulated::NONE
+    };
+    let caps = offered(&hw, &host, timer);
     let want = Proc2Ctls(0)
         .with_ept(true)
         .with_vpid(true)
@@ -109,6 +113,20 @@ fn what_is_neither_in_hardware_nor_emulated_is_not_offered() {
     assert!(fields.contains(field::EPT_POINTER.encoding()));
     assert!(fields.contains(field::GUEST_PML_INDEX.encoding()));
     assert_eq!(caps.vmcs_enum, 0x2e);
+}
+
+#[test]
+fn what_is_not_emulated_is_not_offered_though_hardware_has_it() {
+    let hw = hardware();
+    let host = HostSupport::from_caps(&hw, Params::default()).unwrap();
+    let caps = offered(&hw, &host, Emulated::NONE);
+    let pin = PinCtls(caps.pin().allowed1());
+    assert!(!pin.posted_intr() && !pin.preemption_timer());
+    assert!(!ExitCtls(caps.exit_ctls().allowed1()).save_preemption_timer());
+    let proc2 = caps.proc2_allowed();
+    assert!(!proc2.apic_register_virt() && !proc2.virtual_intr_delivery());
+    assert!(!proc2.user_wait_pause() && !proc2.vmcs_shadowing() && !proc2.pml());
+    assert!(caps.ept_vpid.four_levels() && !caps.ept_vpid.five_levels());
 }
 
 #[test]
