@@ -27,11 +27,15 @@ use burrow_core::{
     x86::{
         irqchip::lapic_timer::BusCycle,
         msr::mce,
+        nested::save,
         pvclock::KVM_CLOCK_VALID_FLAGS, //
         regs::guest_debug::Control,
     },
 };
-use burrow_sys::uapi::*;
+use burrow_sys::{
+    params,
+    uapi::*, //
+};
 
 /// Returns what `KVM_CHECK_EXTENSION` answers for `cap` on any fd: 0 for what does not work.
 pub(crate) fn check(cap: u32) -> isize {
@@ -101,6 +105,7 @@ pub(crate) fn check(cap: u32) -> isize {
         KVM_CAP_IRQ_ROUTING => irqroute::KVM_MAX_IRQ_ROUTES as u32,
         KVM_CAP_ADJUST_CLOCK => KVM_CLOCK_VALID_FLAGS,
         KVM_CAP_XSAVE2 => xsave_size(),
+        KVM_CAP_NESTED_STATE if params::nested() => save::MAX_SIZE as u32,
         _ => 0,
     };
     value as isize

@@ -5,6 +5,7 @@
 use crate::arch::{
     cpu::Cpu,
     msr,
+    nested::feature_msr,
     vm::Vm, //
 };
 use burrow_core::{
@@ -105,7 +106,8 @@ pub(super) fn set(cpu: &mut Cpu<'_>, arg: usize) -> Result<isize> {
 /// `KVM_GET_MSRS` on `/dev/kvm`: feature MSRs.
 pub(super) fn get_feature_msrs(arg: usize) -> Result<isize> {
     let (entries, done) = each(arg, |entry| {
-        entry.data = msr::feature(entry.index).ok_or(EINVAL)?;
+        let value = msr::feature(entry.index).or_else(|| feature_msr(entry.index));
+        entry.data = value.ok_or(EINVAL)?;
         Ok(())
     })?;
     uapi::write_slice(arg + MSRS_HEADER, &entries)?;

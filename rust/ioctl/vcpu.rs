@@ -120,6 +120,8 @@ fn dispatch(cpu: &mut Cpu<'_>, cmd: u32, arg: usize) -> Result<isize> {
         KVM_INTERRUPT => done(uapi::read(arg).and_then(|i| interrupt(cpu, &i))),
         KVM_NMI => done(no_argument(arg).map(|()| nmi(cpu))),
         KVM_SET_SIGNAL_MASK => done(set_signal_mask(cpu, arg)),
+        KVM_GET_NESTED_STATE => done(get_nested_state(cpu, arg)),
+        KVM_SET_NESTED_STATE => done(set_nested_state(cpu, arg)),
         KVM_X86_SETUP_MCE => done(uapi::read(arg).and_then(|c| mce::setup(cpu, c))),
         KVM_X86_SET_MCE => done(uapi::read(arg).and_then(|e| mce::set(cpu, &e))),
         KVM_ENABLE_CAP => done(uapi::read(arg).and_then(|c| enable_cap::of_vcpu(cpu, &c))),
@@ -228,6 +230,34 @@ fn set_tsc_khz(cpu: &mut Cpu<'_>, khz: usize) -> Result {
 fn nmi(cpu: &mut Cpu<'_>) {
     let state = cpu.interruptibility();
     cpu.arch.events.add_nmis(1, state);
+}
+
+/// Where `struct kvm_nested_state` has its size.
+const NESTED_STATE_SIZE_AT: usize = 4;
+
+/// # Errors
+///
+/// `E2BIG` where userspace has too little room: it learns how much it needs.
+fn get_nested_state(cpu: &mut Cpu<'_>, arg: usize) -> Result {
+    let room: u32 = uapi::read(arg + NESTED_STATE_SIZE_AT)?;
+    let blob = cpu.save_nested()?;
+    // CAST: two pages and a header.
+    let size = blob.len() as u32;
+    if size > room {
+        uapi::write(arg + NESTED_STATE_SIZE_AT, &size)?;
+        return Err(E2BIG);
+    }
+    uapi::write_bytes(arg, &blob)
+}
+
+/// # Errors
+///
+/// `EINVAL` for a state that contradicts itself or the vCPU.
+fn set_nested_state(cpu: &mut Cpu<'_>, arg: usize) -> Result {
+    let size: u32 = uapi::read(arg + NESTED_STATE_SIZE_AT)?;
+    // CAST: cut to what a state can have.
+    let blob = uapi::read_bytes(arg, (size as usize).min(Cpu::NESTED_STATE_SIZE))?;
+    cpu.restore_nested(&blob)
 }
 
 /// # Errors

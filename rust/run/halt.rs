@@ -39,6 +39,10 @@ pub(super) fn block(cpu: &mut Cpu<'_>) -> Result<bool> {
 
 /// Looks whether the vCPU has become runnable, and makes it so.
 fn is_awake(cpu: &mut Cpu<'_>) -> bool {
+    if cpu.is_l2() && cpu.arch.mp_state != MpState::Runnable && cpu.l2_wakes() {
+        // An exit to L1 saves the state that L2 is in; anything else ends it.
+        return true;
+    }
     if cpu.arch.mp_state == MpState::Halted {
         let blocking = cpu.blocking();
         let wakes = cpu.arch.events.wakes(&blocking) || cpu.rflags().if_() && cpu.has_interrupt();

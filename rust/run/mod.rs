@@ -144,6 +144,9 @@ fn turn(cpu: &mut Cpu<'_>) -> Result<Turn> {
     let handled = match cpu.enter_once() {
         Ok(Attempt::NotNow) => Ok(Outcome::Resume),
         Ok(Attempt::Exit { reason, intr_info }) => {
+            if !reason.entry_failure() {
+                cpu.note_l2_entered();
+            }
             cpu.note_exit(reason, intr_info);
             if reason.entry_failure() {
                 exit::handle(cpu, reason, intr_info)

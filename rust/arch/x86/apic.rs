@@ -61,6 +61,7 @@ use burrow_core::{
             Origin,
             Refused, //
         },
+        nested::state::State,
         segment::{
             Name,
             Registers as SegmentRegisters, //
@@ -182,8 +183,27 @@ impl Cpu<'_> {
         }
     }
 
-    /// INIT: resets the processor. An application processor waits for SIPI then.
+    /// Takes the INIT that VMX operation has blocked, if there is one.
+    pub(crate) fn accept_blocked_init(&mut self) {
+        if self
+            .arch
+            .nested
+            .as_mut()
+            .is_some_and(|nested| core::mem::take(&mut nested.has_init))
+        {
+            self.accept_init();
+        }
+    }
+
+    /// INIT: resets the processor. An application processor waits for SIPI then. VMX operation blocks
+    /// it; to L2, it is an exit.
     fn accept_init(&mut self) {
+        if let Some(nested) = self.arch.nested.as_mut() {
+            if nested.state != State::VmxOff {
+                nested.has_init = true;
+                return;
+            }
+        }
         self.init();
         let Some(lapic) = self.arch.lapic.as_mut() else {
             return;
@@ -200,6 +220,12 @@ impl Cpu<'_> {
 
     /// SIPI: starts a processor that waits for it, and means nothing to another.
     fn accept_sipi(&mut self, vector: u8) {
+        if let Some(nested) = self.arch.nested.as_mut() {
+            if nested.state.is_non_root() {
+                nested.sipi = Some(vector);
+                return;
+            }
+        }
         if self.arch.mp_state != MpState::InitReceived {
             return;
         }
@@ -268,6 +294,16 @@ impl Cpu<'_> {
                     || lapic.model.highest_pending().is_some()
             }
         }
+    }
+
+    /// Returns the vector of the interrupt that waits in the local APIC, unless one of the PIC's goes
+    /// first.
+    pub(crate) fn lapic_vector(&self) -> Option<u8> {
+        let lapic = self.arch.lapic.as_ref()?;
+        if self.arch.user_interrupt.is_some() && lapic.model.accepts_extint() {
+            return None;
+        }
+        lapic.model.highest_pending()
     }
 
     /// Takes the interrupt to deliver.

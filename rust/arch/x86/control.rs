@@ -14,7 +14,6 @@ use burrow_core::{
             write::{
                 self,
                 CrWrite,
-                Fixed,
                 Flush,
                 State, //
             },
@@ -30,6 +29,7 @@ use burrow_core::{
 impl Cpu<'_> {
     /// Returns what the rules for control registers look at.
     pub(crate) fn control_state(&self) -> State {
+        let (cr0_fixed, cr4_fixed) = self.fixed_bits();
         State {
             cr0: self.cr0(),
             cr3: Cr3(self.cr3()),
@@ -38,8 +38,8 @@ impl Cpu<'_> {
             cs_long: self.segment_rights(GUEST_CS_AR_BYTES).l(),
             tss_is_16bit: self.segment(Name::Tr).rights.type_() & 0b1000 == 0,
             is_smm: false,
-            cr0_fixed: Fixed::NONE,
-            cr4_fixed: Fixed::NONE,
+            cr0_fixed,
+            cr4_fixed,
         }
     }
 
@@ -98,10 +98,7 @@ impl Cpu<'_> {
     pub(crate) fn load_pdptrs(&mut self, cr3: u64) -> Result<bool, Stop> {
         let mut bytes = [0u8; 32];
         if self
-            .vcpu
-            .vm
-            .memory
-            .read(Gpa(cr3 & 0xffff_ffe0), &mut bytes)
+            .read_physical(Gpa(cr3 & 0xffff_ffe0), &mut bytes)
             .is_err()
         {
             return Ok(false);

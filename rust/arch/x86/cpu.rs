@@ -4,6 +4,7 @@
 
 use crate::{
     arch::x86::{
+        nested::state::NR_SLOTS,
         state::VcpuArch,
         vcpu::{
             Vcpu,
@@ -36,7 +37,14 @@ use burrow_core::{
 };
 use burrow_sys::x86::{
     hw::Loaded,
-    vmcs::CurrentVmcs, //
+    vmcs::{
+        CurrentVmcs,
+        Vmcs, //
+    },
+};
+use kernel::{
+    prelude::*,
+    sync::SetOnce, //
 };
 
 /// The encoding of RSP among the general-purpose registers.
@@ -59,6 +67,10 @@ pub(crate) struct Cpu<'a> {
     pub(crate) arch: &'a mut VcpuArch,
     /// Its part of the processor.
     pub(crate) hw: Loaded<'a>,
+    /// The VMCS that the guest runs with, or L1 if the guest is a hypervisor.
+    pub(crate) vmcs01: &'a Vmcs,
+    /// Those that L2 runs with.
+    pub(crate) vmcs02: &'a [SetOnce<KBox<Vmcs>>; NR_SLOTS],
     /// What is known of the host, so that an exit need not look for it.
     pub(crate) host: &'static Host,
 }
@@ -66,11 +78,23 @@ pub(crate) struct Cpu<'a> {
 impl<'a> Cpu<'a> {
     /// Loads `vcpu`, whose locked state is `inner`.
     pub(crate) fn load(vcpu: &'a Vcpu, inner: &'a mut VcpuInner) -> Self {
-        let hw = inner.hw.as_ref().load(&inner.vmcs01);
+        let VcpuInner {
+            hw,
+            vmcs01,
+            vmcs02,
+            arch,
+        } = inner;
+        let active = arch.nested.as_ref().and_then(|nested| {
+            let is_l2 = nested.state.is_non_root();
+            vmcs02.get(nested.active).filter(|_| is_l2)?.as_ref()
+        });
+        let hw = hw.as_ref().load(active.unwrap_or(vmcs01));
         Self {
             vcpu,
-            arch: &mut inner.arch,
+            arch,
             hw,
+            vmcs01,
+            vmcs02,
             host: host(),
         }
     }
@@ -157,9 +181,14 @@ impl<'a> Cpu<'a> {
     pub(crate) fn store_cr0(&mut self, value: Cr0) {
         self.arch.control.cr0 = value;
         let masked = mask::cr0(value);
+        // L2 reads what L1 wants it to read in the bits that L1 masks.
+        let (mask12, shadow12) = self.l1_cr0();
         let vmcs = self.vmcs();
-        vmcs.set(CR0_GUEST_HOST_MASK, masked.mask);
-        vmcs.set(CR0_READ_SHADOW, masked.shadow);
+        vmcs.set(CR0_GUEST_HOST_MASK, masked.mask | mask12);
+        vmcs.set(
+            CR0_READ_SHADOW,
+            (masked.shadow & !mask12) | (shadow12 & mask12),
+        );
         vmcs.set(GUEST_CR0, masked.real);
     }
 
@@ -168,9 +197,13 @@ impl<'a> Cpu<'a> {
         self.arch.control.cr4 = value;
         let host = Cr4(0).with_mce(true);
         let masked = mask::cr4(value, host, &self.arch.cpuid.limits);
+        let (mask12, shadow12) = self.l1_cr4();
         let vmcs = self.vmcs();
-        vmcs.set(CR4_GUEST_HOST_MASK, masked.mask);
-        vmcs.set(CR4_READ_SHADOW, masked.shadow);
+        vmcs.set(CR4_GUEST_HOST_MASK, masked.mask | mask12);
+        vmcs.set(
+            CR4_READ_SHADOW,
+            (masked.shadow & !mask12) | (shadow12 & mask12),
+        );
         vmcs.set(GUEST_CR4, masked.real);
     }
 

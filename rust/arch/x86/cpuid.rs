@@ -131,6 +131,7 @@ fn support(host: &Host) -> Support {
         invariant_tsc: burrow_sys::x86::cpu::has(burrow_sys::uapi::X86_FEATURE_CONSTANT_TSC)
             && burrow_sys::x86::cpu::has(burrow_sys::uapi::X86_FEATURE_NONSTOP_TSC),
         ept_4_level: true,
+        nested: burrow_sys::params::nested(),
         paravirt: PARAVIRT,
         ..Support::default()
     }
@@ -240,6 +241,7 @@ impl Cpu<'_> {
         let cr4 = self.cr4();
         self.store_cr4(cr4);
         self.follow_cpuid_controls();
+        self.vmx_caps_follow_cpuid();
         self.lapic_follows_cpuid();
         Ok(())
     }

@@ -9,9 +9,11 @@
 
 use crate::arch::x86::{
     cpu::Cpu,
+    guest_mem::LinearError,
     outcome::{
         self,
         Direction,
+        EptFault,
         Handled,
         Outcome,
         UserExit, //
@@ -45,6 +47,7 @@ use burrow_core::{
             TableView, //
         },
         event::Interruptibility,
+        nested::merge,
         regs::Rflags,
         segment::{
             AccessRights,
@@ -136,6 +139,8 @@ pub(crate) struct Replay {
     written: usize,
     /// The error of the VMM's memory that stopped the attempt.
     host_error: Option<Error>,
+    /// The fault in L1's EPT that stopped it.
+    ept_fault: Option<EptFault>,
 }
 
 impl Replay {
@@ -145,6 +150,7 @@ impl Replay {
         self.written = 0;
         self.waiting = None;
         self.host_error = None;
+        self.ept_fault = None;
     }
 
     /// Forgets the instruction.
@@ -216,6 +222,16 @@ struct Ops<'a, 'b> {
 }
 
 impl Ops<'_, '_> {
+    fn linear(&mut self, error: LinearError) -> Stop {
+        match error {
+            LinearError::Fault(exception) => Stop::Fault(exception),
+            LinearError::Nested(fault) => {
+                self.cpu.arch.replay.ept_fault = Some(fault);
+                Stop::Unhandleable
+            }
+        }
+    }
+
     fn privilege(&self, access: Access) -> Privilege {
         match access {
             Access::SystemRead | Access::SystemWrite => Privilege::Implicit,
@@ -250,11 +266,8 @@ impl Ops<'_, '_> {
             if len == 0 {
                 break;
             }
-            let gpa = self
-                .cpu
-                .translate(gva, kind, privilege)
-                .map_err(Stop::Fault)?
-                .gpa;
+            let translated = self.cpu.translate(gva, kind, privilege);
+            let gpa = translated.map_err(|error| self.linear(error))?.gpa;
             *piece = Some(Piece { gpa, offset, len });
         }
         Ok(pieces)
@@ -449,7 +462,7 @@ impl EmulOps for Ops<'_, '_> {
     fn fetch(&mut self, address: Gva, bytes: &mut [u8]) -> Result<(), Stop> {
         let privilege = self.cpu.privilege();
         let translated = self.cpu.translate(address, Kind::Fetch, privilege);
-        let gpa = translated.map_err(Stop::Fault)?.gpa;
+        let gpa = translated.map_err(|error| self.linear(error))?.gpa;
         self.cpu
             .vcpu
             .vm
@@ -522,6 +535,9 @@ impl EmulOps for Ops<'_, '_> {
     }
 
     fn port_in(&mut self, port: u16, bytes: &mut [u8], ahead: u32) -> Result<(), Stop> {
+        if self.cpu.l1_wants_ports(port, bytes.len()) {
+            return Err(Stop::Unhandleable);
+        }
         let replay = &mut self.cpu.arch.replay;
         if !replay.has_replay() {
             if let Some(data) = replay.items.take(port, bytes.len()) {
@@ -534,6 +550,9 @@ impl EmulOps for Ops<'_, '_> {
     }
 
     fn port_out(&mut self, port: u16, bytes: &[u8]) -> Result<(), Stop> {
+        if self.cpu.l1_wants_ports(port, bytes.len()) {
+            return Err(Stop::Unhandleable);
+        }
         self.cpu.arch.replay.make_room(bytes.len())?;
         self.write_device(u64::from(port), bytes, true)
     }
@@ -553,11 +572,17 @@ impl EmulOps for Ops<'_, '_> {
     }
 
     fn halt(&mut self) -> Result<(), Stop> {
+        if self.cpu.l1_wants(|v| merge::proc12(v).hlt_exiting()) {
+            return Err(Stop::Unhandleable);
+        }
         self.is_halted = true;
         Ok(())
     }
 
     fn wbinvd(&mut self) -> Result<(), Stop> {
+        if self.cpu.l1_wants(|v| merge::proc2_12(v).wbinvd_exiting()) {
+            return Err(Stop::Unhandleable);
+        }
         Ok(())
     }
 }
@@ -583,8 +608,11 @@ impl Cpu<'_> {
             Err(Stop::Wait) => self.wait(),
             Err(Stop::Raced) => Ok(Outcome::Resume),
             Err(Stop::Unhandleable) => {
-                let error = self.arch.replay.host_error;
+                let (error, fault) = (self.arch.replay.host_error, self.arch.replay.ept_fault);
                 self.arch.replay.clear();
+                if let Some(fault) = fault {
+                    return self.exit_for_ept(fault);
+                }
                 match error {
                     Some(error) => Err(outcome::Stop::Fail(error)),
                     None => {

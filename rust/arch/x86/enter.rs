@@ -38,7 +38,8 @@ use burrow_sys::{
         insn::{
             self,
             Invept,
-            Invvpid, //
+            Invvpid,
+            VmxFailed, //
         },
     },
 };
@@ -110,8 +111,7 @@ impl Cpu<'_> {
     fn prepare_vpid(&mut self, preempt: &PreemptOff, _irqs: &IrqsOff<'_>) -> bool {
         if self.hw.take_moved() {
             self.arch.vpid.request_flush();
-            let eptp = self.vmcs().get(EPT_POINTER);
-            if insn::invept(Invept::Single(eptp)).is_err() {
+            if self.invalidate_ept().is_err() {
                 return false;
             }
         }
@@ -204,10 +204,24 @@ impl Cpu<'_> {
     /// Drops everything that this CPU caches for the guest's memory.
     fn flush_all_translations(&mut self) {
         let _preempt = PreemptOff::new();
-        let eptp = self.vmcs().get(EPT_POINTER);
-        if insn::invept(Invept::Single(eptp)).is_err() {
+        if self.invalidate_ept().is_err() {
             self.arch.vpid.request_flush();
         }
+    }
+
+    /// Drops what this CPU caches of the EPTs that the vCPU runs with: a guest hypervisor's has
+    /// several.
+    fn invalidate_ept(&self) -> Result<(), VmxFailed> {
+        let has_l2 = self
+            .arch
+            .nested
+            .as_ref()
+            .is_some_and(|nested| nested.state.root().is_some());
+        insn::invept(if has_l2 {
+            Invept::All
+        } else {
+            Invept::Single(self.vmcs().get(EPT_POINTER))
+        })
     }
 }
 

@@ -2,16 +2,29 @@
 
 //! Guest memory by linear address: the guest's own page walk, then its physical memory.
 
-use crate::arch::x86::cpu::Cpu;
+use crate::arch::x86::{
+    cpu::Cpu,
+    mmu::GuestEntries,
+    outcome::EptFault, //
+};
 use burrow_core::{
-    addr::Gva,
+    addr::{
+        Gpa,
+        Gva, //
+    },
     outcome::Exception,
     x86::{
         cpuid::feature,
-        vmx::field::*,
+        tdp::Access as Rights12,
+        vmx::{
+            exit::EptViolation,
+            field::*, //
+        },
         walk::{
             self,
             Access,
+            EntryWidth,
+            GuestMem,
             Kind,
             Mode,
             Paging,
@@ -21,6 +34,64 @@ use burrow_core::{
         }, //
     },
 };
+use kernel::error::{
+    code::EFAULT,
+    Error, //
+};
+
+/// What an access of L2 is to L1's EPT: one to a guest paging structure, or to memory itself.
+enum Access12 {
+    Walk(Rights12),
+    Final(Rights12),
+}
+
+/// The guest's paging structures, in its memory; for L2, in what L1 gives it as memory.
+struct Tables<'a, 'b> {
+    cpu: &'a Cpu<'b>,
+    entries: GuestEntries<'a>,
+}
+
+impl GuestMem for Tables<'_, '_> {
+    type Error = EptFault;
+
+    fn read_entry(&mut self, address: Gpa, width: EntryWidth) -> Result<u64, EptFault> {
+        let address = self.cpu.to_l1(address, Access12::Walk(Rights12::Read))?;
+        match self.entries.read_entry(address, width) {
+            Ok(entry) => Ok(entry),
+        }
+    }
+
+    fn cmpxchg_entry(
+        &mut self,
+        address: Gpa,
+        width: EntryWidth,
+        old: u64,
+        new: u64,
+    ) -> Result<bool, EptFault> {
+        let address = self.cpu.to_l1(address, Access12::Walk(Rights12::Write))?;
+        match self.entries.cmpxchg_entry(address, width, old, new) {
+            Ok(is_stored) => Ok(is_stored),
+        }
+    }
+}
+
+/// Why an access by linear address failed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LinearError {
+    /// The guest's page tables do not allow it.
+    Fault(Exception),
+    /// L1's EPT does not allow it.
+    Nested(EptFault),
+}
+
+impl From<WalkError<EptFault>> for LinearError {
+    fn from(error: WalkError<EptFault>) -> Self {
+        match error {
+            WalkError::Fault(exception) => Self::Fault(exception),
+            WalkError::Mem(fault) => Self::Nested(fault),
+        }
+    }
+}
 
 impl Cpu<'_> {
     fn paging(&self) -> Paging {
@@ -72,18 +143,57 @@ impl Cpu<'_> {
     ///
     /// # Errors
     ///
-    /// The page fault that the access causes.
+    /// The page fault that the access causes, or the fault in L1's EPT.
     pub(crate) fn translate(
         &self,
         gva: Gva,
         kind: Kind,
         privilege: Privilege,
-    ) -> Result<Translation, Exception> {
+    ) -> Result<Translation, LinearError> {
         let paging = self.paging();
         let access = Access { kind, privilege };
-        match walk::translate(&mut self.vcpu.vm.memory.entries(), &paging, gva, access) {
-            Ok(translation) => Ok(translation),
-            Err(WalkError::Fault(exception)) => Err(exception),
+        let mut tables = Tables {
+            cpu: self,
+            entries: self.vcpu.vm.memory.entries(),
+        };
+        let mut translation = walk::translate(&mut tables, &paging, gva, access)?;
+        let rights = match kind {
+            Kind::Read => Rights12::Read,
+            Kind::Write => Rights12::Write,
+            Kind::Fetch => Rights12::Fetch,
+        };
+        let to_l1 = self.to_l1(translation.gpa, Access12::Final(rights));
+        translation.gpa = to_l1.map_err(LinearError::Nested)?;
+        Ok(translation)
+    }
+
+    /// Translates a guest-physical address of the guest that runs to one of L1.
+    fn to_l1(&self, gpa: Gpa, access: Access12) -> Result<Gpa, EptFault> {
+        if !self.has_ept12() {
+            return Ok(gpa);
         }
+        let (rights, is_final) = match access {
+            Access12::Walk(rights) => (rights, false),
+            Access12::Final(rights) => (rights, true),
+        };
+        let hw = EptViolation(0)
+            .with_read(rights == Rights12::Read)
+            .with_write(rights == Rights12::Write)
+            .with_fetch(rights == Rights12::Fetch)
+            .with_linear_valid(true)
+            .with_is_final(is_final);
+        Ok(self.translate_l2(gpa, rights, hw)?.gpa)
+    }
+
+    /// Reads memory of the guest that runs by guest-physical address; not across a page.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` where nothing is.
+    pub(crate) fn read_physical(&self, gpa: Gpa, out: &mut [u8]) -> Result<(), Error> {
+        let at = self
+            .to_l1(gpa, Access12::Walk(Rights12::Read))
+            .map_err(|_| EFAULT)?;
+        self.vcpu.vm.memory.read(at, out)
     }
 }

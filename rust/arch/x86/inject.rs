@@ -5,6 +5,7 @@
 use crate::arch::x86::{
     cpu::Cpu,
     outcome::{
+        L2Events,
         Stop,
         UserExit, //
     },
@@ -44,6 +45,11 @@ impl Cpu<'_> {
     /// Returns whether the guest would take an interrupt now, were there one: what userspace learns
     /// as `ready_for_interrupt_injection`.
     pub(crate) fn is_ready_for_interrupt(&self) -> bool {
+        if self.l1_takes_interrupts() {
+            return !self.is_l2_entry_pending()
+                && self.arch.user_interrupt.is_none()
+                && self.accepts_user_interrupt();
+        }
         self.rflags().if_()
             && !self.interruptibility().has_shadow()
             && self.arch.events.injected().is_none()
@@ -59,17 +65,29 @@ impl Cpu<'_> {
     pub(crate) fn inject_events(&mut self, window_wanted: bool) -> Result<(), Stop> {
         self.accept_posted();
         self.prepare_step();
-        let has_interrupt = self.has_interrupt();
-        if self.arch.events.is_quiet() && !has_interrupt && !window_wanted {
+        let mut l2 = L2Events::Deliver;
+        if self.is_l2() {
+            l2 = self.l2_events()?;
+        }
+        let has_interrupt = self.has_interrupt() && !self.l1_takes_interrupts();
+        let is_quiet = self.arch.events.is_quiet() && !self.is_l2();
+        if is_quiet && !has_interrupt && !window_wanted {
             self.vmcs().set(VM_ENTRY_INTR_INFO_FIELD, 0);
             self.set_windows(false, false);
             return Ok(());
         }
-        self.choose_event(window_wanted, has_interrupt)
+        self.choose_event(window_wanted, has_interrupt, l2)
     }
 
-    fn choose_event(&mut self, window_wanted: bool, has_interrupt: bool) -> Result<(), Stop> {
-        let blocking = self.blocking();
+    fn choose_event(
+        &mut self,
+        window_wanted: bool,
+        has_interrupt: bool,
+        l2: L2Events,
+    ) -> Result<(), Stop> {
+        let mut blocking = self.blocking();
+        // What is new waits where L2 must be entered first.
+        blocking.debugger_blocks |= l2 == L2Events::Later;
         let is_again = self.arch.events.injected().is_some();
         let decision = self.arch.events.next(&blocking, has_interrupt);
         self.apply(&decision);
@@ -94,7 +112,10 @@ impl Cpu<'_> {
         }
         let interrupt_window = decision.interrupt_window
             || window_wanted && !self.is_ready_for_interrupt()
-            || self.has_interrupt() && !blocking.debugger_blocks;
+            || self.has_interrupt() && !blocking.debugger_blocks && !self.l1_takes_interrupts();
+        if self.is_l2() {
+            self.set_l2_timer(l2 == L2Events::Later);
+        }
         self.set_windows(interrupt_window, decision.nmi_window);
         Ok(())
     }
@@ -143,6 +164,8 @@ impl Cpu<'_> {
     }
 
     fn set_windows(&mut self, interrupt: bool, nmi: bool) {
+        let (interrupt12, nmi12) = self.l1_windows();
+        let (interrupt, nmi) = (interrupt || interrupt12, nmi || nmi12);
         let nmi = nmi && crate::host::host().ctls.has_virtual_nmis();
         let proc = self
             .arch

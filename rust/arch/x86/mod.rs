@@ -39,6 +39,8 @@ pub(crate) mod reset;
 pub(crate) mod tally;
 pub(crate) mod tsc;
 
+pub(crate) mod nested;
+
 pub(crate) mod exit;
 
 pub(crate) mod enter;

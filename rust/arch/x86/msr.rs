@@ -3,11 +3,7 @@
 //! MSRs: carrying out what core decided about an access.
 
 use crate::{
-    arch::x86::{
-        cpu::Cpu,
-        cpuid::PARAVIRT, //
-        options::Quirk,
-    },
+    arch::x86::{cpu::Cpu, cpuid::PARAVIRT, options::Quirk},
     host::host,
 };
 use burrow_core::x86::{
@@ -49,9 +45,12 @@ use burrow_core::x86::{
     },
     vmx::field::*, //
 };
-use burrow_sys::x86::{
-    insn,
-    umsr::UserMsr, //
+use burrow_sys::{
+    params,
+    x86::{
+        insn,
+        umsr::UserMsr, //
+    },
 };
 use kernel::{
     prelude::*,
@@ -72,6 +71,7 @@ pub(crate) fn support() -> Support {
     Support {
         tsc_aux: host.ctls.initial.proc2.rdtscp(),
         spec_ctrl: host.has_spec_ctrl,
+        nested: params::nested(),
         paravirt: PARAVIRT,
         ..Support::default()
     }
@@ -178,7 +178,8 @@ impl Cpu<'_> {
             Owner::Soft(register) => Ok(self.arch.soft_msrs.get(register)),
             Owner::Constant(value) => Ok(value),
             Owner::Paravirt(msr) => self.read_paravirt(msr).ok_or(Refused::Unknown),
-            Owner::VmxCapability | Owner::Pmu => Err(Refused::Unknown),
+            Owner::VmxCapability => self.read_vmx_cap(number),
+            Owner::Pmu => Err(Refused::Unknown),
             Owner::Command => Err(Refused::Invalid),
         }
     }
@@ -247,7 +248,8 @@ impl Cpu<'_> {
                     return Err(Refused::Unknown);
                 }
             }
-            Owner::VmxCapability | Owner::Pmu => return Err(Refused::Unknown),
+            Owner::VmxCapability => self.write_vmx_cap(number, value)?,
+            Owner::Pmu => return Err(Refused::Unknown),
         }
         if write.cpuid_changed {
             self.cpuid_follows_registers();
@@ -273,7 +275,13 @@ impl Cpu<'_> {
         Ok(())
     }
 
+    /// Sets IA32_PAT, a legal value.
+    pub(crate) fn set_pat(&mut self, value: u64) {
+        self.write_vmcs_msr(VmcsMsr::Pat, value);
+    }
+
     fn write_vmcs_msr(&mut self, msr: VmcsMsr, value: u64) {
+        self.note_l2_msr(msr, value);
         let vmcs = self.vmcs();
         match msr {
             // CAST: core cut it to 32 bits.

@@ -2,9 +2,13 @@
 
 //! What the handling of an exit comes to. Only the run loop acts on it.
 
-use burrow_core::outcome::{
-    Bug,
-    Exception, //
+use burrow_core::{
+    addr::Gpa,
+    outcome::{
+        Bug,
+        Exception, //
+    },
+    x86::vmx::exit::EptViolation,
 };
 use burrow_sys::uapi::{
     KVM_INTERNAL_ERROR_EMULATION,
@@ -56,6 +60,36 @@ impl From<Error> for Stop {
     fn from(error: Error) -> Self {
         Self::Fail(error)
     }
+}
+
+/// Why L1's EPT does not let an access of L2 through.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum EptFault {
+    /// EPT violation.
+    Violation {
+        /// The guest-physical address of L2.
+        gpa: Gpa,
+        /// The exit qualification.
+        qualification: EptViolation,
+    },
+    /// EPT misconfiguration.
+    Misconfiguration {
+        /// The guest-physical address of L2.
+        gpa: Gpa,
+    },
+    /// L1 changes its EPT: try again.
+    Raced,
+}
+
+/// What becomes of L2's pending events.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum L2Events {
+    /// L1 runs now.
+    Left,
+    /// L2 goes on; what is queued for it may be delivered.
+    Deliver,
+    /// L2 must be entered, and then leave again at once.
+    Later,
 }
 
 /// What a handler returns.

@@ -8,6 +8,7 @@ use crate::{
         cpuid::Cpuid,
         emulate::Replay,
         msr,
+        nested::state::Nested,
         options::{
             Options,
             Quirk, //
@@ -184,6 +185,8 @@ pub(crate) struct VcpuArch {
     pub(crate) spec_ctrl_open: bool,
     /// Which MSRs exit.
     pub(crate) msr_bitmap: ControlPage,
+    /// What a guest hypervisor needs; `None` if guests cannot be hypervisors.
+    pub(crate) nested: Option<KBox<Nested>>,
     /// `KVM_SET_SIGNAL_MASK`.
     pub(crate) signal_mask: Option<u64>,
     /// `KVM_SET_GUEST_DEBUG`.
@@ -244,6 +247,7 @@ impl VcpuArch {
             pat: PAT_RESET,
             spec_ctrl_open: false,
             msr_bitmap: ControlPage::new()?,
+            nested: Nested::new(options.has_quirk(Quirk::StuffFeatureMsrs))?,
             signal_mask: None,
             guest_debug: GuestDebug::default(),
             has_run: false,

@@ -19,6 +19,7 @@ use burrow_core::{
             VcpuTsc, //
         },
         msr::access::Origin,
+        nested::merge,
         vmx::field::*, //
     },
 };
@@ -110,18 +111,35 @@ impl Cpu<'_> {
             .proc2
             .with_tsc_scaling(ratio != TscRatio::ONE);
         self.arch.ctls.proc2 = proc2;
-        let vmcs = self.vmcs();
-        vmcs.set(SECONDARY_VM_EXEC_CONTROL, proc2.0);
-        if proc2.tsc_scaling() {
-            vmcs.set(TSC_MULTIPLIER, ratio.bits());
-        }
+        self.vmcs().set(SECONDARY_VM_EXEC_CONTROL, proc2.0);
         self.tsc_changed();
         Ok(())
     }
 
+    /// Writes offset and multiplier of the guest that runs: L2's are made of L1's and its own.
+    pub(crate) fn write_tsc_fields(&mut self) {
+        let (offset, multiplier) = (self.tsc_offset(), self.tsc_multiplier());
+        let (offset, multiplier) = match self.arch.nested.as_ref() {
+            Some(nested) if nested.state.is_non_root() => {
+                merge::tsc(&nested.vmcs12, offset, multiplier)
+            }
+            _ => (offset, multiplier),
+        };
+        let vmcs = self.vmcs();
+        vmcs.set(TSC_OFFSET, offset);
+        if self.arch.ctls.proc2.tsc_scaling() {
+            vmcs.set(TSC_MULTIPLIER, multiplier);
+        }
+    }
+
+    /// Returns the multiplier of the guest's counter.
+    pub(crate) fn tsc_multiplier(&self) -> u64 {
+        self.arch.tsc.counter.tsc.ratio.bits()
+    }
+
     /// Brings the VMCS and the clock up to date.
     fn tsc_changed(&mut self) {
-        self.vmcs().set(TSC_OFFSET, self.tsc_offset());
+        self.write_tsc_fields();
         self.vcpu.shared.kick.request_quietly(Request::ClockUpdate);
     }
 

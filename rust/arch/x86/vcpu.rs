@@ -5,6 +5,7 @@
 use crate::{
     arch::x86::{
         cpu::Cpu,
+        nested::state::NR_SLOTS,
         state::VcpuArch,
         vm::{
             Setup,
@@ -30,7 +31,8 @@ use kernel::{
     prelude::*,
     sync::{
         Arc,
-        Mutex, //
+        Mutex,
+        SetOnce, //
     },
 };
 
@@ -48,6 +50,8 @@ pub(crate) struct VcpuInner {
     pub(crate) hw: Pin<KBox<VcpuHw>>,
     /// The VMCS that L0 keeps for L1.
     pub(crate) vmcs01: KBox<Vmcs>,
+    /// Those that L2 runs with, once the guest is in VMX operation.
+    pub(crate) vmcs02: [SetOnce<KBox<Vmcs>>; NR_SLOTS],
     /// Everything else.
     pub(crate) arch: KBox<VcpuArch>,
 }
@@ -82,6 +86,7 @@ impl Vcpu {
         let inner = VcpuInner {
             hw: VcpuHw::new()?,
             vmcs01: Vmcs::new(host.caps.basic.revision())?,
+            vmcs02: [const { SetOnce::new() }; NR_SLOTS],
             arch: VcpuArch::new(&vm.options, setup, &shared)?,
         };
         let stats = VcpuStats::new(Id::vcpu(vm.pid, shared.id))?;

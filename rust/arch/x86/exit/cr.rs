@@ -14,7 +14,10 @@ use crate::arch::x86::{
 use burrow_core::{
     outcome::Exception,
     x86::{
-        regs::write,
+        regs::{
+            write,
+            Cr0, //
+        },
         vmx::exit::{
             CrAccess,
             CrAccessType, //
@@ -29,6 +32,12 @@ pub(super) fn access(cpu: &mut Cpu<'_>) -> Handled {
     match access.access() {
         CrAccessType::MovTo => mov_to(cpu, access.cr(), usize::from(access.gpr())),
         CrAccessType::MovFrom => mov_from(cpu, access.cr(), usize::from(access.gpr())),
+        CrAccessType::Clts if cpu.is_l2() => l2_mov_to_cr0(cpu, |visible| visible & !Cr0::TS),
+        CrAccessType::Lmsw if cpu.is_l2() => {
+            // PE can be set, but not cleared.
+            let source = u64::from(access.lmsw_source()) & 0xf;
+            l2_mov_to_cr0(cpu, |visible| (visible & !0xe) | source)
+        }
         CrAccessType::Clts => {
             let write = write::clts(&cpu.control_state())?;
             cpu.write_cr0(write)?;
@@ -42,11 +51,31 @@ pub(super) fn access(cpu: &mut Cpu<'_>) -> Handled {
     }
 }
 
+/// Writes CR0 for L2, where L1 does not intercept it: `change` makes of what L2 reads what it writes.
+/// Bits that L1 masks stay as they are.
+fn l2_mov_to_cr0(cpu: &mut Cpu<'_>, change: impl FnOnce(u64) -> u64) -> Handled {
+    let state = cpu.control_state();
+    let (mask, shadow) = cpu.l1_cr0();
+    let wanted = change((state.cr0.0 & !mask) | (shadow & mask));
+    let value = (wanted & !mask) | (state.cr0.0 & mask);
+    let write = write::mov_to_cr0(&state, value)?;
+    cpu.write_cr0(write)?;
+    Ok(Outcome::Skip)
+}
+
 fn mov_to(cpu: &mut Cpu<'_>, cr: u8, gpr: usize) -> Handled {
     let value = cpu.operand(gpr);
     trace::kvm_cr(trace::Access::Write, cr, value);
     let state = cpu.control_state();
     match cr {
+        0 if cpu.is_l2() => return l2_mov_to_cr0(cpu, |_| value),
+        4 if cpu.is_l2() => {
+            // Bits that L1 masks stay as they are: L2 wrote what it reads.
+            let (mask, _) = cpu.l1_cr4();
+            let value = (value & !mask) | (state.cr4.0 & mask);
+            let write = write::mov_to_cr4(&state, &cpu.arch.cpuid.limits, value)?;
+            cpu.write_cr4(write)?;
+        }
         0 => {
             let write = write::mov_to_cr0(&state, value)?;
             cpu.write_cr0(write)?;

@@ -50,21 +50,23 @@ pub(super) fn violation(cpu: &mut Cpu<'_>) -> Handled {
     match fault {
         // A signal is seen by the run loop.
         Fault::Mapped | Fault::Spurious | Fault::Retry | Fault::Interrupted => Ok(Outcome::Resume),
-        Fault::Mmio | Fault::ReadonlyWrite => mmio(cpu, gpa),
+        Fault::Mmio | Fault::ReadonlyWrite => cpu.emulate_mmio(gpa),
         Fault::HvaError(error) => Err(Stop::Fail(error)),
     }
 }
 
-/// An access to memory that no slot backs: a device.
-fn mmio(cpu: &mut Cpu<'_>, gpa: Gpa) -> Handled {
-    let vectoring = EventInfo(cpu.vmcs().get(IDT_VECTORING_INFO_FIELD));
-    if vectoring.valid() {
-        return Ok(Outcome::ToUser(super::event::delivery_failed(cpu, gpa)));
+impl Cpu<'_> {
+    /// Handles an access to memory that no slot backs, at `gpa` of L1: a device.
+    pub(crate) fn emulate_mmio(&mut self, gpa: Gpa) -> Handled {
+        let vectoring = EventInfo(self.vmcs().get(IDT_VECTORING_INFO_FIELD));
+        if vectoring.valid() {
+            return Ok(Outcome::ToUser(super::event::delivery_failed(self, gpa)));
+        }
+        if self.fast_zero_length_write(gpa) {
+            return Ok(Outcome::Skip);
+        }
+        self.emulate_current()
     }
-    if cpu.fast_zero_length_write(gpa) {
-        return Ok(Outcome::Skip);
-    }
-    cpu.emulate_current()
 }
 
 /// Handles an EPT misconfiguration, which nothing that we write into EPT entries causes.

@@ -12,6 +12,7 @@ mod msr;
 
 use crate::arch::x86::{
     cpu::Cpu,
+    nested,
     outcome::{
         Handled,
         Outcome,
@@ -33,6 +34,11 @@ use burrow_core::{
 
 /// Handles the exit that just happened.
 pub(crate) fn handle(cpu: &mut Cpu<'_>, word: ExitReasonWord, intr_info: u32) -> Handled {
+    if cpu.is_l2() {
+        if let Some(handled) = nested::route(cpu, word, intr_info) {
+            return handled;
+        }
+    }
     if word.entry_failure() {
         return Ok(Outcome::ToUser(UserExit::FailEntry {
             reason: u64::from(word.0),
@@ -79,8 +85,8 @@ pub(crate) fn handle(cpu: &mut Cpu<'_>, word: ExitReasonWord, intr_info: u32) ->
         | ExitReason::Vmxoff
         | ExitReason::Vmxon
         | ExitReason::Invept
-        | ExitReason::Invvpid
-        | ExitReason::Vmfunc
+        | ExitReason::Invvpid => nested::execute(cpu, reason),
+        ExitReason::Vmfunc
         | ExitReason::Getsec
         | ExitReason::Encls
         | ExitReason::Rdrand

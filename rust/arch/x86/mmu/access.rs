@@ -229,7 +229,6 @@ impl GuestMemory {
     /// # Errors
     ///
     /// `EFAULT` where there is no slot or a read-only one, or the VMM has no page.
-    #[expect(dead_code, reason = "for the pages that a VMCS of L1 names")]
     pub(crate) fn pin(&self, gpa: Gpa) -> Result<PinnedPage> {
         let table = self.shared.slots.read();
         let slot = table.by_gfn(gpa.gfn()).ok_or(EFAULT)?;
@@ -240,7 +239,6 @@ impl GuestMemory {
     }
 
     /// Returns a number that changes whenever a slot does.
-    #[expect(dead_code, reason = "for the pages that a VMCS of L1 names")]
     #[inline]
     pub(crate) fn generation(&self) -> u64 {
         self.shared.slots.read().generation()

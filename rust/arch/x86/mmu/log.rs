@@ -54,7 +54,6 @@ impl GuestMemory {
     /// # Context
     ///
     /// Any but NMI.
-    #[expect(dead_code, reason = "for the pages that a VMCS of L1 names")]
     pub(crate) fn mark_dirty(&self, gfn: Gfn) {
         if let Some(slot) = self.shared.slots.read().by_gfn(gfn) {
             slot.mark_dirty(gfn);
@@ -212,6 +211,7 @@ impl Shared {
         let features = self.config.features;
         let log = self.config.log;
         self.locked(|mmu, debt| {
+            mmu.empty_shadows(debt);
             let result = f(&mut |gfn, npages| {
                 mmu.update(gfn, npages, debt, &mut |entry: EptEntry, level: Level| {
                     let change: Option<Change> = match (log, level) {

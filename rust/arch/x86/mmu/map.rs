@@ -147,7 +147,7 @@ impl Mmu {
 /// # Errors
 ///
 /// The level of the table that is needed, where `spare` is none.
-fn descend(
+pub(super) fn descend(
     table: &mut Table,
     index: usize,
     spare: &mut Option<KBox<Table>>,

@@ -38,9 +38,15 @@ mod fault;
 mod log;
 mod map;
 mod root;
+mod shadow;
 mod zap;
 
+pub(crate) use access::GuestEntries;
 pub(crate) use fault::Fault;
+pub(crate) use shadow::{
+    ShadowFault, //
+    ShadowId,
+};
 
 use crate::vm::{
     dirty::Initially,

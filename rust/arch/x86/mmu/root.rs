@@ -2,6 +2,7 @@
 
 //! The state under `mmu_lock`: the root table and the notifier's sequence.
 
+use super::shadow::Shadow;
 use burrow_core::{
     addr::Hva,
     x86::ept::EptFeatures, //
@@ -36,6 +37,8 @@ pub(super) struct Sequence(u64);
 pub(super) struct Mmu {
     pub(super) root: KBox<Table>,
     pub(super) features: EptFeatures,
+    /// Shadows of the EPT of guest hypervisors.
+    pub(super) shadows: KVec<Shadow>,
     /// The number of invalidations, of memory that a slot has, that are over.
     sequence: u64,
     /// The number of those under way.
@@ -53,6 +56,7 @@ impl Mmu {
         Self {
             root,
             features,
+            shadows: KVec::new(),
             sequence: 0,
             under_way: 0,
             start: Hva(0),

@@ -60,6 +60,7 @@ impl Mmu {
     /// Removes every mapping of the `npages` frames from `start`; a huge page that holds some of
     /// them goes as a whole.
     pub(super) fn zap(&mut self, start: Gfn, npages: u64, debt: &mut Debt) {
+        self.empty_shadows(debt);
         let frames = Frames::new(start, npages);
         zap_frames(&mut self.root, 0, frames, &self.features, debt);
     }

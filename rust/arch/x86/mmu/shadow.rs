@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Shadows of the EPT of a guest hypervisor: from guest-physical addresses of L2 to pages of the host.
+//!
+//! A shadow is to L1 what a TLB is: it holds what L1's EPT said when an access of L2 went through it,
+//! and L1 knows that it must execute INVEPT to have it forgotten. So nothing of L1's EPT is watched.
+//! Each belongs to one vmcs02 of one vCPU, like the TLB of a processor.
+//!
+//! To the host it is a mapping of guest memory like the main EPT, under the same lock. It cannot be
+//! searched by L1's addresses, so whatever takes a mapping or a right from the main EPT empties every
+//! shadow.
+
+use super::{
+    fault::Fault,
+    map,
+    root::{
+        Debt,
+        Mmu, //
+    },
+    GuestMemory, //
+};
+use crate::vm::memslots::Slot;
+use burrow_core::{
+    addr::{
+        Gfn,
+        Level,
+        Pfn, //
+    },
+    memslot::{
+        self,
+        SlotView, //
+    },
+    x86::{
+        ept::{
+            EptEntry,
+            EptFeatures,
+            Eptp,
+            MemoryType, //
+        },
+        nested::eptwalk::Mapping,
+        tdp::{
+            self,
+            Access,
+            DirtyLog,
+            Page,
+            SlotExtent, //
+        },
+    },
+};
+use burrow_sys::{
+    guest_mem::{
+        self,
+        HostPage,
+        NoPage,
+        Want, //
+    },
+    pt_page::{
+        Table,
+        NR_ENTRIES, //
+    },
+};
+use kernel::prelude::*;
+
+/// The most tables below the root of a shadow; one more, and it is emptied first. A guest hypervisor
+/// could have the host fill its memory with tables otherwise.
+const MAX_TABLES: usize = 4096;
+
+/// A shadow of a VM, by its number. Lives as long as the VM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ShadowId(usize);
+
+/// The tables of a shadow.
+pub(super) struct Shadow {
+    root: KBox<Table>,
+    /// How many tables there are below the root, at most.
+    nr_tables: usize,
+}
+
+/// An access of L2 that its shadow does not map.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ShadowFault {
+    /// The frame of L2.
+    pub(crate) gfn: Gfn,
+    /// What L1's EPT makes of the access.
+    pub(crate) mapping: Mapping,
+    /// What the access does.
+    pub(crate) access: Access,
+}
+
+impl Shadow {
+    /// Removes everything.
+    fn empty(&mut self, debt: &mut Debt) {
+        if self.nr_tables == 0 {
+            return;
+        }
+        for index in 0..NR_ENTRIES {
+            debt.flush |= self.root.unlink(index, 0, &mut debt.retired);
+        }
+        self.nr_tables = 0;
+    }
+
+    /// Makes `leaf`, of `level`, what `gfn` is mapped by. Takes a table from `spare` where one is
+    /// missing.
+    ///
+    /// # Errors
+    ///
+    /// The level of the table that is needed, where `spare` is none.
+    fn install(
+        &mut self,
+        gfn: Gfn,
+        leaf: EptEntry,
+        level: Level,
+        spare: &mut Option<KBox<Table>>,
+        features: &EptFeatures,
+        debt: &mut Debt,
+    ) -> Result<(), Level> {
+        if self.nr_tables >= MAX_TABLES {
+            self.empty(debt);
+        }
+        let mut table: &mut Table = &mut self.root;
+        while table.level() > level {
+            let index = table.level().index(gfn.0);
+            if table.child(index).is_none() {
+                map::descend(table, index, spare, features)?;
+                self.nr_tables += 1;
+            }
+            match table.child_mut(index) {
+                Some(child) => table = child,
+                None => return Ok(()),
+            }
+        }
+        let index = table.level().index(gfn.0);
+        if table.unlink(index, leaf.0, &mut debt.retired) {
+            debt.flush = true;
+            return Ok(());
+        }
+        loop {
+            let old = table.load(index);
+            if table.replace(index, old, leaf.0).is_ok() {
+                debt.flush |= EptEntry(old).is_present(features);
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Mmu {
+    /// Empties every shadow.
+    pub(super) fn empty_shadows(&mut self, debt: &mut Debt) {
+        for shadow in self.shadows.iter_mut() {
+            shadow.empty(debt);
+        }
+    }
+}
+
+/// Returns the features that a shadow is built with: `flags` are the processor's where L1's EPT has
+/// accessed and dirty flags, as accesses to guest paging structures are writes then, and else not.
+fn shadow_features(features: &EptFeatures, flags: bool) -> EptFeatures {
+    EptFeatures {
+        accessed_dirty: flags && features.accessed_dirty,
+        ..*features
+    }
+}
+
+/// Returns the leaf for `page`, which L1 maps with the rights of `fault`.
+fn leaf(fault: &ShadowFault, page: &Page, log: DirtyLog) -> EptEntry {
+    let is_write = fault.access == Access::Write;
+    let rights = fault.mapping.rights;
+    let writable = rights.write
+        && page.host_writable
+        && (log == DirtyLog::Off || is_write)
+        && fault.mapping.is_dirty;
+    EptEntry(0)
+        .with_read(rights.read)
+        .with_write(writable)
+        .with_execute(rights.execute)
+        .with_memory_type_bits(page.memory_type as u8)
+        .with_ignore_pat(true)
+        .with_large(page.level != Level::Pt)
+        .with_accessed(true)
+        .with_dirty(true)
+        .with_frame(page.pfn.0)
+}
+
+impl GuestMemory {
+    /// Makes an empty shadow.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` when there is no memory.
+    pub(crate) fn new_shadow(&self) -> Result<ShadowId> {
+        let root = Table::new(Level::Pml4)?;
+        let mut shadow = Some(Shadow { root, nr_tables: 0 });
+        loop {
+            let room = self.shared.locked(|mmu, _| mmu.shadows.capacity());
+            let mut shadows = KVec::with_capacity(room + 1, GFP_KERNEL_ACCOUNT)?;
+            let id = self.shared.locked(|mmu, _| {
+                if shadows.capacity() <= mmu.shadows.len() {
+                    return None;
+                }
+                core::mem::swap(&mut mmu.shadows, &mut shadows);
+                let id = ShadowId(shadows.len());
+                // Both have room: see above.
+                for old in shadows.drain_all() {
+                    let _ = mmu.shadows.push_within_capacity(old);
+                }
+                if let Some(new) = shadow.take() {
+                    let _ = mmu.shadows.push_within_capacity(new);
+                }
+                Some(id)
+            });
+            if let Some(id) = id {
+                return Ok(id);
+            }
+        }
+    }
+
+    /// Returns the EPT pointer of a shadow, of an EPT with (`flags`) or without accessed and dirty
+    /// flags.
+    pub(crate) fn shadow_eptp(&self, id: ShadowId, flags: bool) -> u64 {
+        let features = shadow_features(&self.shared.config.features, flags);
+        let pfn = self
+            .shared
+            .locked(|mmu, _| mmu.shadows.get(id.0).map(|s| s.root.pfn()));
+        pfn.map_or(0, |pfn| Eptp::new(pfn, Level::Pml4, &features).0)
+    }
+
+    /// Forgets all that a shadow holds; on return no processor uses any of it.
+    pub(crate) fn empty_shadow(&self, id: ShadowId) {
+        self.shared.locked(|mmu, debt| {
+            if let Some(shadow) = mmu.shadows.get_mut(id.0) {
+                shadow.empty(debt);
+            }
+        });
+    }
+
+    /// Maps what L2 accesses in its shadow.
+    ///
+    /// # Context
+    ///
+    /// Sleeps; a task of the VM's address space.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` when there is no memory for a table.
+    pub(crate) fn shadow_fault(&self, id: ShadowId, fault: &ShadowFault) -> Result<Fault> {
+        let shared = &self.shared;
+        let slots = shared.slots.read();
+        let gfn = fault.mapping.gpa.gfn();
+        let Some(slot) = slots.by_gfn(gfn) else {
+            return Ok(Fault::Mmio);
+        };
+        if slot.is_going() {
+            return Ok(Fault::Retry);
+        }
+        let is_write = fault.access == Access::Write;
+        if is_write && slot.flags().readonly() {
+            return Ok(Fault::ReadonlyWrite);
+        }
+        let Some(hva) = memslot::hva_of(slot, gfn) else {
+            return Ok(Fault::Mmio);
+        };
+        let sequence = shared.locked(|mmu, _| mmu.sequence());
+        let want = match (is_write, slot.flags().readonly()) {
+            (true, _) => Want::Write,
+            (false, true) => Want::Read,
+            (false, false) => Want::ReadOrWrite,
+        };
+        let host_page = match HostPage::get(hva, want) {
+            Ok(page) => page,
+            Err(NoPage::Interrupted) => return Ok(Fault::Interrupted),
+            Err(NoPage::Poisoned) => return Ok(Fault::HvaError(EHWPOISON)),
+            Err(NoPage::Fault) => return Ok(Fault::HvaError(EFAULT)),
+        };
+        let log = if slot.dirty().is_some() {
+            shared.config.log
+        } else {
+            DirtyLog::Off
+        };
+        let page = self.shadow_page(slot, fault, &host_page, log);
+        let new = leaf(fault, &page, log);
+        let start = burrow_core::addr::Hva(hva.0 & !(page.level.bytes() - 1));
+        let end = start.wrapping_add(page.level.bytes());
+        let features = shared.config.features;
+        let mut host_page = Some(host_page);
+        let mut spare = None;
+        loop {
+            let installed = shared.locked(|mmu, debt| {
+                if !mmu.may_map(sequence, start, end) {
+                    return Some(Ok(Fault::Retry));
+                }
+                let shadow = mmu.shadows.get_mut(id.0)?;
+                let done = shadow.install(fault.gfn, new, page.level, &mut spare, &features, debt);
+                if done.is_ok() {
+                    // Both under the lock: see the fault of the main EPT.
+                    if let Some(page) = host_page.take() {
+                        page.release_used();
+                    }
+                    if new.write() {
+                        slot.mark_dirty(gfn);
+                    }
+                }
+                Some(done.map(|()| Fault::Mapped))
+            });
+            match installed {
+                None => return Err(EINVAL),
+                Some(Ok(fault)) => return Ok(fault),
+                Some(Err(level)) => spare = Some(Table::new(level)?),
+            }
+        }
+    }
+
+    /// Returns the page to map: as large as L1, the slot and the host allow.
+    fn shadow_page(
+        &self,
+        slot: &Slot,
+        fault: &ShadowFault,
+        host_page: &HostPage,
+        log: DirtyLog,
+    ) -> Page {
+        let features = &self.shared.config.features;
+        let gfn = fault.mapping.gpa.gfn();
+        let extent = SlotExtent {
+            base: slot.base_gfn(),
+            nr_pages: slot.npages(),
+            hva: slot.hva(),
+        };
+        let host = match (log, memslot::hva_of(slot, gfn)) {
+            (DirtyLog::Off, Some(hva)) => guest_mem::host_level(hva),
+            _ => Level::Pt,
+        };
+        let host = host.min(fault.mapping.level);
+        let level = tdp::map_level(gfn, host_page.pfn(), &extent, host, log, features);
+        Page {
+            pfn: Pfn(host_page.pfn().0 & !(level.pages() - 1)),
+            level,
+            host_writable: host_page.is_writable() && !slot.flags().readonly(),
+            memory_type: MemoryType::WriteBack,
+        }
+    }
+}

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The way from L2 back to L1: VM exits, and VM entries that fail late.
+
+use crate::arch::x86::{
+    cpu::Cpu,
+    outcome::{
+        Stop,
+        UserExit, //
+    },
+    state::MpState, //
+};
+use burrow_core::{
+    addr::Gpa,
+    outcome::Bug,
+    x86::{
+        event::Protection,
+        msr::{
+            access::Origin,
+            filter::Access, //
+        },
+        nested::{
+            check::EntryFail,
+            msrlist::{
+                self,
+                ApicMode,
+                List,
+                ListKind,
+                MsrListOps, //
+            },
+            pool::{
+                Flush,
+                Pool, //
+            },
+            state::State,
+            sync::{
+                self,
+                ExitInfo,
+                L2Values,
+                NmiBlocking, //
+            },
+            timer,
+            vectoring, //
+        },
+        regs::{
+            debug::Dr7,
+            Cr0,
+            Cr4,
+            Efer, //
+        },
+        vmx::{
+            ctls::ActivityState,
+            exit::{
+                ExitReason,
+                ExitReasonWord, //
+            },
+            field::*, //
+        },
+    },
+};
+
+/// IA32_APIC_BASE: x2APIC mode.
+const APIC_BASE_X2APIC: u64 = 1 << 10;
+
+/// The MSRs and the memory that MSR lists name.
+pub(super) struct Msrs<'a, 'b>(pub(super) &'a mut Cpu<'b>);
+
+impl MsrListOps for Msrs<'_, '_> {
+    fn read_entry(&mut self, at: Gpa) -> Option<[u64; 2]> {
+        let mut bytes = [0; 16];
+        self.0.vcpu.vm.memory.read(at, &mut bytes).ok()?;
+        let (low, high) = bytes.split_at(8);
+        let word = |half: &[u8]| half.try_into().map_or(0, u64::from_le_bytes);
+        Some([word(low), word(high)])
+    }
+
+    fn write_value(&mut self, at: Gpa, value: u64) -> Option<()> {
+        self.0.vcpu.vm.memory.write(at, &value.to_le_bytes()).ok()
+    }
+
+    fn wrmsr(&mut self, index: u32, value: u64) -> Option<()> {
+        if !self.0.msr_filter_allows(index, Access::Write) {
+            return None;
+        }
+        self.0.write_msr(index, value, Origin::Guest).ok()
+    }
+
+    fn rdmsr(&mut self, index: u32) -> Option<u64> {
+        if !self.0.msr_filter_allows(index, Access::Read) {
+            return None;
+        }
+        self.0.read_msr(index, Origin::Guest).ok()
+    }
+
+    fn apic_mode(&self) -> ApicMode {
+        if self.0.apic_base() & APIC_BASE_X2APIC != 0 {
+            ApicMode::X2apic
+        } else {
+            ApicMode::Other
+        }
+    }
+}
+
+/// A VMX abort: the processor of L1 shuts down. SDM 3C "VMX Aborts", 28.7.
+const ABORT: Stop = Stop::ToUser(UserExit::Shutdown);
+
+impl Cpu<'_> {
+    /// Returns the exit information that the processor gave for the exit from L2 that it made.
+    pub(super) fn hardware_exit(&self, word: ExitReasonWord) -> ExitInfo {
+        let vmcs = self.vmcs();
+        let has_linear = matches!(
+            ExitReason::try_from(word),
+            Ok(ExitReason::EptViolation
+                | ExitReason::IoInstruction
+                | ExitReason::ApicAccess
+                | ExitReason::PmlFull
+                | ExitReason::Invlpg)
+        );
+        let is_exception = word.number() == ExitReason::ExceptionNmi as u16;
+        let (intr_info, intr_error_code) = if is_exception {
+            (
+                vmcs.get(VM_EXIT_INTR_INFO),
+                vmcs.get(VM_EXIT_INTR_ERROR_CODE),
+            )
+        } else {
+            (0, 0)
+        };
+        ExitInfo {
+            reason: word,
+            qualification: self.qualification(),
+            intr_info,
+            intr_error_code,
+            instruction_len: vmcs.get(VM_EXIT_INSTRUCTION_LEN),
+            instruction_info: vmcs.get(VMX_INSTRUCTION_INFO),
+            linear_address: has_linear.then(|| vmcs.get(GUEST_LINEAR_ADDRESS)),
+            ..ExitInfo::default()
+        }
+    }
+
+    /// Makes a VM exit from L2 to L1. What was being delivered to L2 goes into the IDT-vectoring
+    /// information.
+    pub(super) fn exit_to_l1(&mut self, mut info: ExitInfo, nmi: NmiBlocking) -> Result<(), Stop> {
+        let reason =
+            ExitReason::try_from(info.reason).map_err(|_| Stop::Bug(Bug("exit reason")))?;
+        let protection = if self.cr0().pe() {
+            Protection::Protected
+        } else {
+            Protection::RealMode
+        };
+        let event = self.arch.events.injected();
+        let vectoring = vectoring::of_exit(event, reason, info.intr_info, protection);
+        info.idt_vectoring = vectoring.info;
+        info.idt_error_code = vectoring.error_code;
+        if let Some(len) = vectoring.instruction_len {
+            info.instruction_len = len;
+        }
+        self.arch.events.drop_exception_and_injected();
+        self.arch.events.take_triple_fault();
+
+        let l2 = self.l2_values()?;
+        let vmcs = self.vmcs();
+        let nested = self.nested()?;
+        sync::eager(&mut nested.vmcs12, &vmcs, &l2);
+        sync::record_exit(&mut nested.vmcs12, &info);
+        nested.is_lazy = true;
+        let list = List::of(&nested.vmcs12, ListKind::ExitStore);
+        let max = nested.caps.misc.msr_list_max();
+        msrlist::process(list, ListKind::ExitStore, max, &mut Msrs(self)).map_err(|_| ABORT)?;
+        self.become_l1(nmi)
+    }
+
+    /// Returns the state of L2 that vmcs02 does not hold.
+    pub(super) fn l2_values(&mut self) -> Result<L2Values, Stop> {
+        let (tsc, efer, dr7) = (self.guest_tsc(), self.efer().0, self.arch.debug.dr7);
+        let debugctl = self.vmcs().get(GUEST_IA32_DEBUGCTL);
+        let activity = match self.arch.mp_state {
+            MpState::Halted => ActivityState::Hlt,
+            MpState::InitReceived => ActivityState::WaitForSipi,
+            MpState::Runnable | MpState::Uninitialized => ActivityState::Active,
+        };
+        let nested = self.nested()?;
+        let rate = nested.caps.misc.preemption_timer_rate();
+        let deadline = match nested.state {
+            State::NonRoot(l2) => l2.timer_deadline,
+            _ => None,
+        };
+        let preemption_timer = deadline.map_or(0, |end| timer::remaining(end, tsc, rate));
+        Ok(L2Values {
+            activity,
+            efer,
+            dr7,
+            debugctl,
+            preemption_timer,
+        })
+    }
+
+    /// Makes a VM entry fail that has got as far as loading guest state: L1 goes on at HOST_RIP.
+    pub(super) fn fail_entry(&mut self, fail: EntryFail) -> Result<(), Stop> {
+        self.arch.events.drop_exception_and_injected();
+        let info = ExitInfo {
+            reason: ExitReasonWord::failed_entry(fail.reason),
+            qualification: fail.qualification,
+            ..ExitInfo::default()
+        };
+        let nested = self.nested()?;
+        sync::record_exit(&mut nested.vmcs12, &info);
+        if nested.state.is_non_root() {
+            // vmcs02 has been merged, and nothing of it may be taken back.
+            nested.slot().merged = None;
+        }
+        self.become_l1(NmiBlocking::Open)
+    }
+
+    /// Makes L1 what runs, at HOST_RIP.
+    fn become_l1(&mut self, nmi: NmiBlocking) -> Result<(), Stop> {
+        let (cr0, efer) = (self.cr0().0, self.efer().0);
+        let (vcpu, vmcs01) = (self.vcpu, self.vmcs01);
+        let _ = vcpu;
+        let nested = self.nested()?;
+        let was_l2 = nested.state.is_non_root();
+        let (l1, index) = (nested.l1, nested.active);
+        nested.state = nested.state.after_exit();
+        self.store_shadow12();
+        let nested = self.nested()?;
+        let vpid12 = super::enter::vpid12(&nested.vmcs12);
+        let host = sync::host_state(&nested.vmcs12, cr0, efer);
+        let old_cr4 = if was_l2 { l1.cr4 } else { self.cr4() };
+        if was_l2 {
+            self.leave_vmcs02(index)?;
+            self.arch.ctls = l1.ctls;
+            self.hw.switch_vmcs(vmcs01);
+        }
+        self.arch.mp_state = MpState::Runnable;
+        self.write_tsc_fields();
+        self.store_efer(Efer(host.efer));
+        self.store_cr0(Cr0(host.cr0));
+        self.store_cr4(Cr4(host.cr4));
+        let mut vmcs = self.vmcs();
+        vmcs.set(GUEST_CR3, host.cr3);
+        sync::load_host_state(&self.nested()?.vmcs12, nmi, &mut vmcs);
+        self.arch.debug.dr7 = Dr7::RESET.0;
+        if let Some(pat) = host.pat {
+            self.set_pat(pat);
+        }
+        if Pool::<{ super::state::NR_SLOTS }>::on_exit(vpid12) == Flush::Vpid {
+            self.arch.vpid.request_flush();
+        }
+        if old_cr4.0 != host.cr4 {
+            self.cpuid_follows_registers();
+        }
+        if host.has_pae_paging && !self.load_pdptrs(host.cr3)? {
+            return Err(ABORT);
+        }
+        let nested = self.nested()?;
+        let list = List::of(&nested.vmcs12, ListKind::ExitLoad);
+        let max = nested.caps.misc.msr_list_max();
+        msrlist::process(list, ListKind::ExitLoad, max, &mut Msrs(self)).map_err(|_| ABORT)
+    }
+
+    /// Takes back what was L1's while L2 ran in slot `index`.
+    fn leave_vmcs02(&mut self, index: usize) -> Result<(), Stop> {
+        let Some(nested) = self.arch.nested.as_deref_mut() else {
+            return Ok(());
+        };
+        let slot = nested
+            .slots
+            .get_mut(index)
+            .ok_or(Stop::Bug(Bug("no such vmcs02")))?;
+        core::mem::swap(&mut self.arch.vpid, &mut slot.vpid);
+        Ok(())
+    }
+
+    /// Leaves L2 without an exit: userspace replaces the state, or takes VMX away.
+    pub(crate) fn drop_l2(&mut self) {
+        let vmcs01 = self.vmcs01;
+        let Some(nested) = self.arch.nested.as_deref_mut() else {
+            return;
+        };
+        if !nested.state.is_non_root() {
+            return;
+        }
+        nested.state = nested.state.after_exit();
+        nested.shadow12 = None;
+        let index = nested.active;
+        nested.slots[index].merged = None;
+        self.arch.ctls = nested.l1.ctls;
+        core::mem::swap(&mut self.arch.vpid, &mut nested.slots[index].vpid);
+        self.hw.switch_vmcs(vmcs01);
+    }
+}

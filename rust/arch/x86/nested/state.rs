@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a vCPU keeps for a guest hypervisor. Data only.
+
+use crate::{
+    arch::x86::mmu::ShadowId,
+    host::host, //
+};
+use burrow_core::{
+    addr::Gpa,
+    vpid,
+    x86::{
+        msrbitmap::OpenWords,
+        nested::{
+            caps::{
+                self,
+                Emulated, //
+            },
+            check::Env,
+            merge::L0,
+            pool::Pool,
+            state::State,
+            vmcs12::{
+                FieldSet,
+                Vmcs12,
+                REGION_SIZE, //
+            },
+        },
+        regs::Cr4,
+        vmx::{
+            caps::{
+                Controls,
+                VmxCaps, //
+            },
+            ctls::Proc2Ctls, //
+        },
+    },
+};
+use burrow_sys::{
+    guest_mem::PinnedPage,
+    params,
+    x86::vmcs::ControlPage, //
+};
+use kernel::prelude::*;
+
+/// How many vmcs02s a vCPU keeps.
+pub(crate) const NR_SLOTS: usize = 2;
+
+/// What belongs to one vmcs02.
+pub(crate) struct Slot {
+    /// The merged MSR bitmap, and which of its words may be open.
+    pub(crate) msr_bitmap: ControlPage,
+    pub(crate) open: OpenWords,
+    /// The VPID; in [`VcpuArch`](crate::arch::x86::state::VcpuArch) while L2 runs, and L1's here.
+    pub(crate) vpid: vpid::Holder,
+    /// The shadow of L1's EPT, once there is one, and the EPTP it is of.
+    pub(crate) shadow: Option<(ShadowId, u64)>,
+    /// Host state and constants are in the vmcs02.
+    pub(crate) is_made: bool,
+    /// What the vmcs02 was last merged with; `None` if it holds another vmcs12.
+    pub(crate) merged: Option<L0>,
+    /// Pages of L1 that the processor uses while this vmcs02 is entered.
+    pub(crate) pages: PinnedPages,
+}
+
+/// A page of L1, pinned.
+pub(crate) struct Pinned {
+    /// Its guest-physical address, and the generation of the memory slots that this holds for.
+    pub(crate) gpa: u64,
+    pub(crate) generation: u64,
+    pub(crate) page: PinnedPage,
+}
+
+/// Pages of L1 that vmcs02 names.
+#[derive(Default)]
+pub(crate) struct PinnedPages {
+    /// The virtual-APIC page.
+    pub(crate) virtual_apic: Option<Pinned>,
+    /// The APIC-access page.
+    pub(crate) apic_access: Option<Pinned>,
+}
+
+impl Slot {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            msr_bitmap: ControlPage::new()?,
+            open: OpenWords::ALL,
+            vpid: vpid::Holder::new(),
+            shadow: None,
+            is_made: false,
+            merged: None,
+            pages: PinnedPages::default(),
+        })
+    }
+}
+
+/// What is L1's while L2 runs.
+#[derive(Clone, Copy)]
+pub(crate) struct L1State {
+    /// The controls of vmcs01.
+    pub(crate) ctls: Controls,
+    /// CR4.
+    pub(crate) cr4: Cr4,
+}
+
+/// A guest hypervisor's part of a vCPU.
+pub(crate) struct Nested {
+    /// The most that the capability MSRs can offer, what they do offer, and the fields that follow.
+    pub(crate) offered: VmxCaps,
+    pub(crate) caps: VmxCaps,
+    pub(crate) fields: FieldSet,
+    /// The VMX mode.
+    pub(crate) state: State,
+    /// The current vmcs12, if there is one.
+    pub(crate) vmcs12: Vmcs12,
+    /// While L2 runs with VMCS shadowing: the shadow VMCS that its VMREAD and VMWRITE reach, and where
+    /// its region is.
+    pub(crate) shadow12: Option<(Gpa, KBox<Vmcs12>)>,
+    /// Which vmcs12 each vmcs02 is for.
+    pub(crate) pool: Pool<NR_SLOTS>,
+    pub(crate) slots: [Slot; NR_SLOTS],
+    /// The slot whose vmcs02 was entered last.
+    pub(crate) active: usize,
+    /// That vmcs02 has values that vmcs12 lacks.
+    pub(crate) is_lazy: bool,
+    /// What entries were last checked with.
+    pub(crate) env: Option<Env>,
+    /// L1's own, while L2 runs.
+    pub(crate) l1: L1State,
+    /// An INIT signal waits: it is blocked in root operation, and an exit of L2.
+    pub(crate) has_init: bool,
+    /// A start-up IPI waits that L2 may be waiting for.
+    pub(crate) sipi: Option<u8>,
+    /// Room for a region.
+    pub(crate) scratch: KVec<u8>,
+    /// Room for L1's MSR bitmap.
+    pub(crate) bitmap: KVec<u64>,
+}
+
+/// What the code here does for L1 besides what the processor does.
+fn emulated() -> Emulated {
+    Emulated {
+        vmcs_shadowing: true,
+        preemption_timer: host().ctls.has_preemption_timer(),
+        ..Emulated::NONE
+    }
+}
+
+impl Nested {
+    /// Makes the state of a vCPU that is not in VMX operation; `None` if guests cannot be hypervisors.
+    /// The capability MSRs are 0 until userspace sets them, unless `stuffs_caps`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` when there is no memory.
+    pub(crate) fn new(stuffs_caps: bool) -> Result<Option<KBox<Self>>> {
+        if !params::nested() {
+            return Ok(None);
+        }
+        let offered = caps::offered(&host().caps, &host().ctls, emulated());
+        let caps = if stuffs_caps {
+            offered
+        } else {
+            VmxCaps::default()
+        };
+        let mut scratch = KVec::new();
+        scratch.resize(REGION_SIZE, 0, GFP_KERNEL_ACCOUNT)?;
+        let mut bitmap = KVec::new();
+        bitmap.resize(REGION_SIZE / 8, 0, GFP_KERNEL_ACCOUNT)?;
+        let nested = Self {
+            offered,
+            caps,
+            fields: caps::field_set(&caps),
+            state: State::default(),
+            vmcs12: Vmcs12::new(),
+            shadow12: None,
+            pool: Pool::new(),
+            slots: [Slot::new()?, Slot::new()?],
+            active: 0,
+            is_lazy: false,
+            env: None,
+            l1: L1State {
+                ctls: Controls::default(),
+                cr4: Cr4(0),
+            },
+            has_init: false,
+            sipi: None,
+            scratch,
+            bitmap,
+        };
+        Ok(Some(KBox::new(nested, GFP_KERNEL_ACCOUNT)?))
+    }
+
+    /// Returns the slot whose vmcs02 was entered last.
+    #[inline]
+    pub(crate) fn slot(&mut self) -> &mut Slot {
+        &mut self.slots[self.active % NR_SLOTS]
+    }
+
+    /// Returns the secondary controls of vmcs12; all 0 unless activated.
+    pub(crate) fn proc2(&self) -> Proc2Ctls {
+        burrow_core::x86::nested::merge::proc2_12(&self.vmcs12)
+    }
+}
+
+/// Returns the capability MSR `number` as userspace reads it as a feature.
+pub(crate) fn feature_msr(number: u32) -> Option<u64> {
+    if !params::nested() {
+        return None;
+    }
+    caps::read(
+        &caps::offered(&host().caps, &host().ctls, emulated()),
+        number,
+    )
+}
