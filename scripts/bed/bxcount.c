@@ -10,6 +10,9 @@
  * with what that CPU executed since its last VM exit (operations that did not occur are left out), a line
  * "mark VALUE instructions=N" for each OUT to port 0x8f, whose bit 0 turns counting on and off, and the
  * totals at the end. In the bed, /sys/module/bedconsole/parameters/mark does that OUT.
+ *
+ * With $BXCOUNT_PROFILE set, before the mark that turns counting off come lines "rip ADDRESS COUNT": how often
+ * each instruction was executed while it was on, by the first CPU.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -43,6 +46,11 @@ static struct counts since_exit[MAX_CPUS], total;
 static uint64_t exits[256];
 static bool counting;
 static FILE *out;
+
+/* The profile: a hash table by address, without deletion; what does not fit is left out. */
+#define PROFILE_SIZE	(1u << 18)
+static struct { uint64_t rip, count; } *profile;
+static uint64_t (*get_rip)(void);
 
 /* Operation of each of Bochs' opcode numbers, learnt as the instructions are decoded. */
 static uint8_t op_of[UINT16_MAX + 1];
@@ -133,9 +141,36 @@ static void on_decode(unsigned int cpu, uint8_t *insn, const uint8_t *code, unsi
 		op_of[opcode_number(insn)] = decode(code, len, is64);
 }
 
+static void note_rip(uint64_t rip)
+{
+	uint32_t start = (rip * 0x9e3779b97f4a7c15ull) >> 40;
+
+	for (uint32_t n = 0; n < 64; n++) {
+		uint32_t at = (start + n) % PROFILE_SIZE;
+
+		if (!profile[at].count)
+			profile[at].rip = rip;
+		if (profile[at].rip == rip) {
+			profile[at].count++;
+			return;
+		}
+	}
+}
+
+static void print_profile(void)
+{
+	for (uint32_t at = 0; at < PROFILE_SIZE; at++)
+		if (profile[at].count)
+			fprintf(out, "rip %" PRIx64 " %" PRIu64 "\n", profile[at].rip, profile[at].count);
+	memset(profile, 0, PROFILE_SIZE * sizeof(*profile));
+}
+
 static void on_execute(unsigned int cpu, uint8_t *insn)
 {
 	struct counts *c = &since_exit[cpu % MAX_CPUS];
+
+	if (counting && profile && cpu == 0)
+		note_rip(get_rip());
 
 	c->instructions++;
 	total.instructions++;
@@ -174,6 +209,8 @@ static void on_out(uint16_t port, unsigned int len, unsigned int value)
 {
 	if (port != MARK_PORT)
 		return;
+	if (counting && profile)
+		print_profile();
 	counting = value & 1;
 	fprintf(out, "mark %u instructions=%" PRIu64 "\n", value, total.instructions);
 }
@@ -206,6 +243,9 @@ __attribute__((constructor)) static void start(void)
 		perror(path);
 		exit(1);
 	}
+	get_rip = (uint64_t (*)(void))dlsym(RTLD_DEFAULT, "_Z14bx_dbg_get_ripv");
+	if (getenv("BXCOUNT_PROFILE") && get_rip)
+		profile = calloc(PROFILE_SIZE, sizeof(*profile));
 	redirect("_Z15bx_instr_opcodejP15bxInstruction_cPKhjbb", on_decode);
 	redirect("_Z25bx_instr_before_executionjP15bxInstruction_c", on_execute);
 	redirect("_Z15bx_instr_vmexitjjm", on_vmexit);
