@@ -4,6 +4,10 @@
 
 use crate::arch::x86::{
     cpu::Cpu,
+    nested::{
+        lists::Msrs,
+        vmcs02, //
+    },
     outcome::{
         Stop,
         UserExit, //
@@ -11,22 +15,15 @@ use crate::arch::x86::{
     state::MpState, //
 };
 use burrow_core::{
-    addr::Gpa,
     outcome::Bug,
     x86::{
         event::Protection,
-        msr::{
-            access::Origin,
-            filter::Access, //
-        },
         nested::{
             check::EntryFail,
             msrlist::{
                 self,
-                ApicMode,
                 List,
-                ListKind,
-                MsrListOps, //
+                ListKind, //
             },
             pool::{
                 Flush,
@@ -55,51 +52,10 @@ use burrow_core::{
                 ExitReasonWord, //
             },
             field::*, //
-        },
-    },
+        }, //
+    }, //
 };
-
-/// IA32_APIC_BASE: x2APIC mode.
-const APIC_BASE_X2APIC: u64 = 1 << 10;
-
-/// The MSRs and the memory that MSR lists name.
-pub(super) struct Msrs<'a, 'b>(pub(super) &'a mut Cpu<'b>);
-
-impl MsrListOps for Msrs<'_, '_> {
-    fn read_entry(&mut self, at: Gpa) -> Option<[u64; 2]> {
-        let mut bytes = [0; 16];
-        self.0.vcpu.vm.memory.read(at, &mut bytes).ok()?;
-        let (low, high) = bytes.split_at(8);
-        let word = |half: &[u8]| half.try_into().map_or(0, u64::from_le_bytes);
-        Some([word(low), word(high)])
-    }
-
-    fn write_value(&mut self, at: Gpa, value: u64) -> Option<()> {
-        self.0.vcpu.vm.memory.write(at, &value.to_le_bytes()).ok()
-    }
-
-    fn wrmsr(&mut self, index: u32, value: u64) -> Option<()> {
-        if !self.0.msr_filter_allows(index, Access::Write) {
-            return None;
-        }
-        self.0.write_msr(index, value, Origin::Guest).ok()
-    }
-
-    fn rdmsr(&mut self, index: u32) -> Option<u64> {
-        if !self.0.msr_filter_allows(index, Access::Read) {
-            return None;
-        }
-        self.0.read_msr(index, Origin::Guest).ok()
-    }
-
-    fn apic_mode(&self) -> ApicMode {
-        if self.0.apic_base() & APIC_BASE_X2APIC != 0 {
-            ApicMode::X2apic
-        } else {
-            ApicMode::Other
-        }
-    }
-}
+use kernel::prelude::*;
 
 /// A VMX abort: the processor of L1 shuts down. SDM 3C "VMX Aborts", 28.7.
 const ABORT: Stop = Stop::ToUser(UserExit::Shutdown);
@@ -214,15 +170,14 @@ impl Cpu<'_> {
     /// Makes L1 what runs, at HOST_RIP.
     fn become_l1(&mut self, nmi: NmiBlocking) -> Result<(), Stop> {
         let (cr0, efer) = (self.cr0().0, self.efer().0);
-        let (vcpu, vmcs01) = (self.vcpu, self.vmcs01);
-        let _ = vcpu;
+        let vmcs01 = self.vmcs01;
         let nested = self.nested()?;
         let was_l2 = nested.state.is_non_root();
         let (l1, index) = (nested.l1, nested.active);
         nested.state = nested.state.after_exit();
         self.store_shadow12();
         let nested = self.nested()?;
-        let vpid12 = super::enter::vpid12(&nested.vmcs12);
+        let vpid12 = vmcs02::vpid12(&nested.vmcs12);
         let host = sync::host_state(&nested.vmcs12, cr0, efer);
         let old_cr4 = if was_l2 { l1.cr4 } else { self.cr4() };
         if was_l2 {

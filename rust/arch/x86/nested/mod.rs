@@ -9,20 +9,29 @@
 //! control registers, VMX controls, VPID. What is L1's of these waits in [`state::Nested`]. So all that
 //! acts on "the guest" acts on L2, and asks [`Cpu::is_l2`](super::cpu::Cpu::is_l2) where L1 has a say.
 //!
-//! [`state`]: data; [`caps`]: the capability MSRs; [`insn`]: VMX instructions of L1; [`enter`] and
-//! [`leave`]: the ways into L2 and back; [`reflect`]: exits of L2; [`events`]: events while L2 runs;
-//! [`ept`]: L1's EPT; [`save`]: `KVM_GET_NESTED_STATE` and its counterpart.
+//! [`state`]: data; [`caps`]: the capability MSRs; [`insn`]: VMX instructions of L1, with [`operand`]
+//! and [`region`], and [`access`] and [`invalidate`] for some; [`enter`] and [`leave`]: the ways into L2
+//! and back, with [`env`], [`vmcs02`], [`pages`] and [`lists`]; [`reflect`]: exits of L2; [`events`]:
+//! events while L2 runs; [`ept`]: L1's EPT; [`save`]: `KVM_GET_NESTED_STATE` and its counterpart.
 
 pub(crate) mod state;
 
+mod access;
 mod caps;
 mod enter;
+mod env;
 mod ept;
 mod events;
 mod insn;
+mod invalidate;
 mod leave;
+mod lists;
+mod operand;
+mod pages;
 mod reflect;
+mod region;
 mod save;
+mod vmcs02;
 
 pub(crate) use insn::execute;
 pub(crate) use reflect::route;

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! VMREAD and VMWRITE, of L1 and of an L2 that has a shadow VMCS.
+
+use crate::arch::x86::{
+    cpu::Cpu,
+    nested::insn::Ended,
+    outcome::{
+        Handled,
+        Stop, //
+    }, //
+};
+use burrow_core::{
+    outcome::Exception,
+    x86::{
+        nested::{
+            state::State,
+            sync,
+            vmcs12::{
+                ReadOnlyFields,
+                Vmcs12, //
+            }, //
+        },
+        vmx::{
+            exit::ExitReason,
+            field::Encoding,
+            insn::VmFail, //
+        }, //
+    }, //
+};
+use kernel::prelude::*;
+
+impl Cpu<'_> {
+    /// Returns the VMCS that VMREAD and VMWRITE reach, and where a failure is recorded: the current one,
+    /// or the shadow VMCS if L2 executes them.
+    pub(super) fn target_vmcs(&mut self) -> Result<Option<&mut Vmcs12>, Stop> {
+        let nested = self.nested()?;
+        Ok(match nested.state {
+            State::NonRoot(_) => nested.shadow12.as_mut().map(|(_, shadow)| &mut **shadow),
+            State::Root(root) => root.current.map(|_| &mut nested.vmcs12),
+            State::VmxOff | State::Smm { .. } => None,
+        })
+    }
+
+    /// VMREAD and VMWRITE of L2 that L1 lets through to the shadow VMCS.
+    pub(super) fn shadow_access(&mut self, reason: ExitReason) -> Handled {
+        if self.cpl() > 0 {
+            return Err(Stop::Inject(Exception::GP0));
+        }
+        let ended = match reason {
+            ExitReason::Vmread => self.vmread()?,
+            _ => self.vmwrite()?,
+        };
+        self.end_vmx_insn(ended)
+    }
+
+    pub(super) fn vmread(&mut self) -> Result<Ended, Stop> {
+        let info = self.insn_info();
+        let field = self.field_operand(info);
+        if self.target_vmcs()?.is_none() {
+            return Ok(Err(VmFail::Invalid));
+        }
+        self.fetch_if_lazy(field)?;
+        let fields = self.nested()?.fields;
+        let Some(target) = self.target_vmcs()? else {
+            return Ok(Err(VmFail::Invalid));
+        };
+        let value = match target.vmread(field, &fields) {
+            Ok(value) => value,
+            Err(error) => return Ok(Err(VmFail::Valid(error))),
+        };
+        let is_wide = self.is_64bit_code();
+        if info.is_register() {
+            let value = if is_wide { value } else { value & 0xffff_ffff };
+            self.set_gpr(usize::from(info.reg1()), value);
+        } else {
+            let bytes = value.to_le_bytes();
+            self.write_operand(if is_wide { &bytes } else { &bytes[..4] })?;
+        }
+        Ok(Ok(()))
+    }
+
+    pub(super) fn vmwrite(&mut self) -> Result<Ended, Stop> {
+        let info = self.insn_info();
+        let field = self.field_operand(info);
+        if self.target_vmcs()?.is_none() {
+            return Ok(Err(VmFail::Invalid));
+        }
+        let value = if info.is_register() {
+            self.operand(usize::from(info.reg1()))
+        } else {
+            let mut bytes = [0; 8];
+            let len = if self.is_64bit_code() { 8 } else { 4 };
+            self.read_operand(&mut bytes[..len])?;
+            u64::from_le_bytes(bytes)
+        };
+        self.fetch_if_lazy(field)?;
+        let nested = self.nested()?;
+        let writable = if nested.caps.misc.vmwrite_any() {
+            ReadOnlyFields::Writable
+        } else {
+            ReadOnlyFields::Protected
+        };
+        let fields = nested.fields;
+        let Some(target) = self.target_vmcs()? else {
+            return Ok(Err(VmFail::Invalid));
+        };
+        let written = target.vmwrite(field, value, &fields, writable);
+        Ok(written.map_err(VmFail::Valid))
+    }
+
+    fn fetch_if_lazy(&mut self, field: u64) -> Result<(), Stop> {
+        let is_lazy = u32::try_from(field).is_ok_and(|field| sync::is_lazy(Encoding(field)));
+        if is_lazy {
+            self.fetch_lazy()?;
+        }
+        Ok(())
+    }
+}
