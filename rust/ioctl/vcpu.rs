@@ -73,7 +73,7 @@ impl FdOps for VcpuFile {
             no_argument(arg)?;
             return VcpuStats::open(&vcpu.stats);
         }
-        let mut inner = vcpu.inner().lock();
+        let mut inner = vcpu.lock()?;
         let mut cpu = Cpu::load(vcpu, &mut inner);
         dispatch(&mut cpu, cmd, arg)
     }

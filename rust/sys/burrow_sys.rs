@@ -31,6 +31,7 @@ pub mod context;
 pub mod eventfd;
 pub mod fpu;
 pub mod guest_mem;
+pub mod lock;
 pub mod mmu_notifier;
 pub mod params;
 pub mod pt_page;

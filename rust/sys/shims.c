@@ -7,6 +7,7 @@
 #include <linux/entry-virt.h>
 #include <linux/hw_breakpoint.h>
 #include <linux/kvm_host.h>
+#include <linux/mutex.h>
 #include <linux/preempt.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
@@ -38,8 +39,14 @@ static_assert(offsetof(struct burrow_regs, spec_ctrl) == BURROW_REGS_SPEC_CTRL);
 
 void burrow_preempt_disable(void) { preempt_disable(); }
 void burrow_preempt_enable(void) { preempt_enable(); }
-void burrow_irq_disable(void) { local_irq_disable(); }
+void burrow_irq_disable(void)
+{
+	/* IrqsOff does not nest: its drop turns them on. */
+	lockdep_assert_irqs_enabled();
+	local_irq_disable();
+}
 void burrow_irq_enable(void) { local_irq_enable(); }
+int burrow_mutex_lock_killable(struct mutex *m) { return mutex_lock_killable(m); }
 bool burrow_need_resched(void) { return need_resched(); }
 void burrow_cond_resched(void) { cond_resched(); }
 bool burrow_xfer_to_guest_work_pending(void)

@@ -11,6 +11,7 @@
 #include "x86/vmenter.h"
 
 struct file;
+struct mutex;
 struct page;
 struct cpumask;
 struct file_operations;
@@ -21,6 +22,7 @@ struct user_return_notifier;
 /* Context */
 void burrow_preempt_disable(void);
 void burrow_preempt_enable(void);
+int burrow_mutex_lock_killable(struct mutex *m);
 void burrow_irq_disable(void);
 void burrow_irq_enable(void);
 bool burrow_need_resched(void);

@@ -10,7 +10,10 @@ use libc::{
     EINVAL, //
 };
 use std::{
-    os::unix::thread::JoinHandleExt,
+    os::{
+        fd::AsRawFd,
+        unix::thread::JoinHandleExt, //
+    },
     sync::atomic::{
         AtomicU32,
         Ordering, //
@@ -46,6 +49,7 @@ group!("signal":
     sigkill_ends_a_spinning_guest,
     sigkill_ends_a_halted_vcpu,
     sigkill_of_a_process_with_many_vcpus,
+    sigkill_ends_the_wait_for_a_vcpu_that_runs,
 );
 
 /// A guest that counts at [`DATA`] for ever, with interrupts enabled.
@@ -312,4 +316,46 @@ fn sigkill_ends_a_halted_vcpu() {
 
 fn sigkill_of_a_process_with_many_vcpus() {
     kill_while_running(spinner, 8);
+}
+
+/// Reads registers of the vCPU whose descriptor is `fd`, which waits for the vCPU.
+extern "C" fn read_registers(fd: *mut libc::c_void) -> libc::c_int {
+    let mut regs = kvm_regs::default();
+    // SAFETY: The structure is a local; the descriptor is the parent's, too.
+    unsafe { libc::ioctl(fd as libc::c_int, KVM_GET_REGS as _, &mut regs) }
+}
+
+fn sigkill_ends_the_wait_for_a_vcpu_that_runs() {
+    handle_usr1();
+    let guest = sleeper();
+    let fd = guest.cpu().as_raw_fd();
+    let runner = thread::spawn(move || (guest.cpu().run_raw(), guest));
+    thread::sleep(Duration::from_millis(50));
+    let mut stack = vec![0u128; 4096];
+    // SAFETY: The child has a stack of its own. It shares the memory, as a VM belongs to one address
+    // space, but is no thread, so that it can be killed alone.
+    let pid = unsafe {
+        libc::clone(
+            read_registers,
+            stack.as_mut_ptr_range().end.cast(),
+            libc::CLONE_VM | libc::CLONE_FILES | libc::SIGCHLD,
+            fd as usize as *mut libc::c_void,
+        )
+    };
+    assert!(pid > 0);
+    thread::sleep(Duration::from_millis(50));
+    // SAFETY: Ends the child just made.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+    let mut status = 0;
+    let ended = (0..200).any(|_| {
+        thread::sleep(Duration::from_millis(10));
+        // SAFETY: The status is a local.
+        unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) == pid }
+    });
+    assert!(ended, "it waits on");
+    assert!(libc::WIFSIGNALED(status));
+    // SAFETY: The thread has not been joined.
+    unsafe { libc::pthread_kill(runner.as_pthread_t(), libc::SIGUSR1) };
+    let (result, _guest) = runner.join().expect("thread");
+    assert_eq!(result, Err(EINTR));
 }

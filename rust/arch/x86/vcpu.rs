@@ -19,6 +19,10 @@ use crate::{
 };
 use burrow_core::stats::Id;
 use burrow_sys::{
+    lock::{
+        self,
+        MutexGuard, //
+    },
     run_page::SharedPage,
     x86::{
         hw::VcpuHw,
@@ -59,8 +63,6 @@ pub(crate) struct VcpuInner {
 /// A virtual CPU.
 #[pin_data]
 pub(crate) struct Vcpu {
-    /// The VM, which lives as long as any of its vCPUs.
-    pub(crate) vm: Arc<Vm>,
     /// The part that other threads use.
     pub(crate) shared: Arc<VcpuShared>,
     /// The pages shared with userspace.
@@ -69,6 +71,8 @@ pub(crate) struct Vcpu {
     pub(crate) stats: Arc<VcpuStats>,
     #[pin]
     inner: Mutex<VcpuInner>,
+    /// The VM, which lives as long as any of its vCPUs. Goes last: the VMCS points to its memory.
+    pub(crate) vm: Arc<Vm>,
 }
 
 impl Vcpu {
@@ -92,15 +96,16 @@ impl Vcpu {
         let stats = VcpuStats::new(Id::vcpu(vm.pid, shared.id))?;
         let vcpu = Arc::pin_init(
             pin_init!(Self {
-                vm,
                 shared,
                 pages,
                 stats,
                 inner <- new_mutex!(inner, "kvm_vcpu"),
+                vm,
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
         {
+            // Nobody else knows the vCPU yet.
             let mut inner = vcpu.inner.lock();
             let mut cpu = Cpu::load(&vcpu, &mut inner);
             cpu.init_vmcs();
@@ -111,8 +116,12 @@ impl Vcpu {
         Ok(vcpu)
     }
 
-    /// Returns the state's lock.
-    pub(crate) fn inner(&self) -> &Mutex<VcpuInner> {
-        &self.inner
+    /// Locks the state, after who runs the vCPU or else uses it has let go.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR` on a fatal signal.
+    pub(crate) fn lock(&self) -> Result<MutexGuard<'_, VcpuInner>> {
+        lock::killable(&self.inner)
     }
 }
