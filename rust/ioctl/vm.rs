@@ -16,7 +16,10 @@ use crate::{
         system::no_argument,
         vcpu::VcpuFile, //
     },
-    vm::stats::VmStats, //
+    vm::{
+        stats::VmStats,
+        vcpus::Added, //
+    },
 };
 use burrow_core::{
     dirty::Tracking,
@@ -108,7 +111,7 @@ fn create_vcpu(vm: &Arc<Vm>, id: usize) -> Result<isize> {
     if id >= setup.nr_vcpu_ids() {
         return Err(EINVAL);
     }
-    let shared = vm.vcpus.add(id)?;
+    let Added { shared, before } = vm.vcpus.add(id)?;
     let made = Vcpu::new(vm.clone(), shared, &setup)
         .and_then(VcpuFile::new)
         .and_then(anon_fd::create);
@@ -119,7 +122,7 @@ fn create_vcpu(vm: &Arc<Vm>, id: usize) -> Result<isize> {
             Ok(fd as isize)
         }
         Err(error) => {
-            vm.vcpus.remove_last();
+            vm.vcpus.undo(before);
             Err(error)
         }
     }

@@ -76,10 +76,23 @@ impl OnExpiry for VcpuShared {
 }
 
 /// The vCPUs of a VM, in order of creation.
+///
+/// The list itself is never changed, but replaced: who takes a reference to it can go through it with
+/// interrupts on.
 #[pin_data]
 pub(crate) struct Vcpus {
     #[pin]
-    list: SpinLockIrq<KVec<Arc<VcpuShared>>>,
+    list: SpinLockIrq<Arc<List>>,
+}
+
+pub(crate) type List = KVec<Arc<VcpuShared>>;
+
+/// A vCPU that was added.
+pub(crate) struct Added {
+    /// The vCPU.
+    pub(crate) shared: Arc<VcpuShared>,
+    /// What takes the addition back, without an allocation: see [`Vcpus::undo`].
+    pub(crate) before: Arc<List>,
 }
 
 /// The most vCPUs that a VM can have: `KVM_CAP_MAX_VCPUS`.
@@ -90,8 +103,9 @@ pub(crate) const MAX_VCPU_ID: u32 = 4096;
 impl Vcpus {
     /// Makes an empty set.
     pub(crate) fn new() -> Result<Arc<Self>> {
+        let list = Arc::new(KVec::new(), GFP_KERNEL_ACCOUNT)?;
         Arc::pin_init(
-            pin_init!(Self { list <- new_spinlock_irq!(KVec::new(), "kvm_vcpus") }),
+            pin_init!(Self { list <- new_spinlock_irq!(list, "kvm_vcpus") }),
             GFP_KERNEL_ACCOUNT,
         )
     }
@@ -102,7 +116,7 @@ impl Vcpus {
     ///
     /// `EINVAL` when the VM is full or the id too large, `EEXIST` when the id is taken, `ENOMEM` when
     /// there is no memory.
-    pub(crate) fn add(&self, id: u32) -> Result<Arc<VcpuShared>> {
+    pub(crate) fn add(&self, id: u32) -> Result<Added> {
         if id >= MAX_VCPU_ID {
             return Err(EINVAL);
         }
@@ -116,25 +130,23 @@ impl Vcpus {
         // CAST: below MAX_VCPUS.
         let shared = VcpuShared::new(id, count as u32)?;
         let mut grown = KVec::with_capacity(count + 1, GFP_KERNEL_ACCOUNT)?;
-        let mut list = self.list.lock();
-        for vcpu in list.iter() {
-            grown
-                .push_within_capacity(vcpu.clone())
-                .map_err(|_| ENOMEM)?;
+        for vcpu in Iterator::chain(self.snapshot().iter(), [&shared]) {
+            grown.push(vcpu.clone(), GFP_KERNEL_ACCOUNT)?;
         }
-        grown
-            .push_within_capacity(shared.clone())
-            .map_err(|_| ENOMEM)?;
-        let old = core::mem::replace(&mut *list, grown);
-        drop(list);
-        drop(old);
-        Ok(shared)
+        let grown = Arc::new(grown, GFP_KERNEL_ACCOUNT)?;
+        let before = core::mem::replace(&mut *self.list.lock(), grown);
+        Ok(Added { shared, before })
     }
 
-    /// Removes the vCPU added last, whose creation failed half way.
-    pub(crate) fn remove_last(&self) {
-        let removed = self.list.lock().pop();
+    /// Takes back the addition that was made last, as the vCPU's creation failed half way.
+    pub(crate) fn undo(&self, before: Arc<List>) {
+        let removed = core::mem::replace(&mut *self.list.lock(), before);
         drop(removed);
+    }
+
+    /// Returns the list of now.
+    fn snapshot(&self) -> Arc<List> {
+        self.list.lock().clone()
     }
 
     /// Returns how many there are.
@@ -167,7 +179,9 @@ impl Vcpus {
 
 impl RemoteFlush for Vcpus {
     fn flush_all(&self) {
-        let list = self.list.lock();
+        // A vCPU that is created from here on has nothing cached. Interrupts stay on while others are
+        // waited for.
+        let list = self.snapshot();
         for vcpu in list.iter() {
             vcpu.kick.request_quietly(Request::TlbFlush);
             vcpu.kick.exit_guest();
