@@ -75,7 +75,11 @@ impl FdOps for VcpuFile {
         }
         let mut inner = vcpu.lock()?;
         let mut cpu = Cpu::load(vcpu, &mut inner);
-        dispatch(&mut cpu, cmd, arg)
+        cpu.check_vmcs()?;
+        let result = dispatch(&mut cpu, cmd, arg);
+        // Registers may have been read or written that are in the VMCS.
+        cpu.check_vmcs()?;
+        result
     }
 
     fn mmap(this: ArcBorrow<'_, Self>, vma: &VmaNew) -> Result {

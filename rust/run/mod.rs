@@ -166,12 +166,7 @@ fn turn(cpu: &mut Cpu<'_>) -> Result<Turn> {
 
 /// Acts on what a handler returned.
 fn settle(cpu: &mut Cpu<'_>, handled: Handled) -> Result<Turn> {
-    if cpu.vmcs().vmcs().has_failed() {
-        cpu.vcpu
-            .vm
-            .kill(burrow_core::outcome::Bug("a VMX instruction failed"));
-        return Err(EIO);
-    }
+    cpu.check_vmcs()?;
     match handled {
         Ok(Outcome::Resume) => Ok(Turn::Again),
         Ok(Outcome::Skip) => {

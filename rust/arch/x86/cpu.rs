@@ -20,6 +20,7 @@ use burrow_core::{
     addr::Gva,
     outcome::{
         vector,
+        Bug,
         Exception, //
     },
     x86::{
@@ -103,6 +104,20 @@ impl<'a> Cpu<'a> {
     #[inline]
     pub(crate) fn vmcs(&self) -> CurrentVmcs<'a> {
         self.hw.vmcs()
+    }
+
+    /// Kills the VM if a VMX instruction on the VMCS failed, which then may not be the current one.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` then.
+    #[inline]
+    pub(crate) fn check_vmcs(&self) -> Result {
+        if self.vmcs().vmcs().has_failed() {
+            self.vcpu.vm.kill(Bug("a VMX instruction failed"));
+            return Err(EIO);
+        }
+        Ok(())
     }
 
     /// Returns a general-purpose register by its encoding.

@@ -4,13 +4,14 @@
 
 use crate::arch::x86::{
     cpu::Cpu,
-    outcome::Stop, //
+    outcome::Stop,
+    tlb, //
 };
 use burrow_core::{
+    outcome::Bug,
     request::Request,
     vpid::{
         CpuId,
-        FlushNeed,
         Prepared, //
     },
     x86::{
@@ -27,20 +28,12 @@ use burrow_sys::{
         IrqsOff,
         PreemptOff, //
     },
-    x86::{
-        enter::{
-            self,
-            Entered,
-            EntryFlags,
-            ExtendedState,
-            SwapXcr0, //
-        },
-        insn::{
-            self,
-            Invept,
-            Invvpid,
-            VmxFailed, //
-        },
+    x86::enter::{
+        self,
+        Entered,
+        EntryFlags,
+        ExtendedState,
+        SwapXcr0, //
     },
 };
 
@@ -70,9 +63,16 @@ impl Cpu<'_> {
         kick.enter(&preempt, &irqs);
 
         // From here on every sender either sees IN_GUEST and interrupts, or is seen below.
-        if self.must_not_enter() || !self.prepare_vpid(&preempt, &irqs) {
+        if self.must_not_enter() {
             kick.leave();
             return Ok(Attempt::NotNow);
+        }
+        match self.prepare_vpid(&preempt, &irqs) {
+            Ok(true) => {}
+            other => {
+                kick.leave();
+                return other.map(|_| Attempt::NotNow).map_err(Stop::Bug);
+            }
         }
         self.note_entry();
         let entered = self.switch(&irqs);
@@ -108,12 +108,10 @@ impl Cpu<'_> {
     /// Makes sure that the VPID is of the current generation and that nothing stale is cached for
     /// it; returns `false` to try again.
     #[inline]
-    fn prepare_vpid(&mut self, preempt: &PreemptOff, _irqs: &IrqsOff<'_>) -> bool {
+    fn prepare_vpid(&mut self, preempt: &PreemptOff, _irqs: &IrqsOff<'_>) -> Result<bool, Bug> {
         if self.hw.take_moved() {
             self.arch.vpid.request_flush();
-            if self.invalidate_ept().is_err() {
-                return false;
-            }
+            self.flush_ept(preempt)?;
         }
         let vpids = &self.host.vpids;
         let cell = vpids.cpus.this(preempt);
@@ -127,16 +125,12 @@ impl Cpu<'_> {
         match prepared {
             Prepared::Enter { vpid, flush } => {
                 self.vmcs().set(VIRTUAL_PROCESSOR_ID, vpid.get());
-                let done = match flush {
-                    FlushNeed::None => Ok(()),
-                    FlushNeed::Vpid => insn::invvpid(Invvpid::Single(vpid.get())),
-                    FlushNeed::AllContexts => insn::invvpid(Invvpid::All),
-                };
-                done.is_ok()
+                tlb::flush_vpid(flush, vpid, preempt)?;
+                Ok(true)
             }
             Prepared::Stale => {
                 self.arch.vpid.adopt(vpids.allocate());
-                false
+                Ok(false)
             }
         }
     }
@@ -187,7 +181,7 @@ impl Cpu<'_> {
             return Err(Stop::Fail(kernel::error::code::EIO));
         }
         if requests.contains(Request::TlbFlush) {
-            self.flush_all_translations();
+            self.flush_ept(&PreemptOff::new())?;
         }
         if requests.contains(Request::ClockUpdate) {
             self.update_clock();
@@ -201,27 +195,15 @@ impl Cpu<'_> {
         Ok(())
     }
 
-    /// Drops everything that this CPU caches for the guest's memory.
-    fn flush_all_translations(&mut self) {
-        let _preempt = PreemptOff::new();
-        if self.invalidate_ept().is_err() {
-            self.arch.vpid.request_flush();
-        }
-    }
-
     /// Drops what this CPU caches of the EPTs that the vCPU runs with: a guest hypervisor's has
     /// several.
-    fn invalidate_ept(&self) -> Result<(), VmxFailed> {
-        let has_l2 = self
-            .arch
-            .nested
-            .as_ref()
-            .is_some_and(|nested| nested.state.root().is_some());
-        insn::invept(if has_l2 {
-            Invept::All
+    fn flush_ept(&self, preempt: &PreemptOff) -> Result<(), Bug> {
+        let nested = self.arch.nested.as_ref();
+        if nested.is_some_and(|nested| nested.state.root().is_some()) {
+            tlb::flush_all_epts(preempt)
         } else {
-            Invept::Single(self.vmcs().get(EPT_POINTER))
-        })
+            tlb::flush_ept(self.vmcs().get(EPT_POINTER), preempt)
+        }
     }
 }
 

@@ -99,6 +99,10 @@ pub fn enter(
     irqs: &IrqsOff<'_>,
 ) -> Entered {
     let vmcs = loaded.vmcs();
+    if vmcs.vmcs().has_failed() {
+        // Another VMCS may be the current one.
+        return Entered::Failed(0);
+    }
     // SAFETY: Reads of this CPU's and thread's own state.
     vmcs.set(HOST_CR3, unsafe { bindings::burrow_host_cr3() });
     // SAFETY: As above.

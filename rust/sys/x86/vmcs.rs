@@ -199,7 +199,8 @@ impl Vmcs {
             self.link(here);
             self.cpu.store(cpu, Relaxed);
         }
-        if !ptr::eq(here.current.get(), self) {
+        // A VMCS whose VMCLEAR failed may be active on another CPU still: it is never made current.
+        if !self.has_failed() && !ptr::eq(here.current.get(), self) {
             // SAFETY: An initialised region that is active on no other CPU: `clear()` saw to it.
             if unsafe { insn::vmptrld(&self.address) }.is_err() {
                 self.failed.set(true);
@@ -287,6 +288,10 @@ impl Vmcs {
     }
 
     /// Returns whether a VMX instruction on this VMCS ever failed: a bug, the VM cannot go on.
+    ///
+    /// The VMCS may not be the current one then. From the first failure on fields are neither read
+    /// (they are 0) nor written, so that no other VMCS is touched in its place, and
+    /// [`enter`](super::enter::enter) refuses.
     #[inline]
     pub fn has_failed(&self) -> bool {
         self.failed.get()
@@ -320,6 +325,9 @@ impl Vmcs {
         if self.is_known(slot) {
             return self.values[slot].get();
         }
+        if self.has_failed() {
+            return 0;
+        }
         match insn::vmread(encoding.0) {
             Ok(value) => {
                 self.learn(slot, value);
@@ -339,6 +347,9 @@ impl Vmcs {
             return;
         };
         if self.is_known(slot) && self.values[slot].get() == value {
+            return;
+        }
+        if self.has_failed() {
             return;
         }
         // SAFETY: Host-state fields are written by `hw` only, with the host's own state.

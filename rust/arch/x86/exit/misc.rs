@@ -12,6 +12,7 @@ use crate::arch::x86::{
         UserExit, //
     },
     state::MpState,
+    tlb, //
 };
 use burrow_core::{
     outcome::Exception,
@@ -22,14 +23,9 @@ use burrow_core::{
     },
 };
 use burrow_sys::{
+    context::PreemptOff,
     trace,
-    x86::{
-        insn::{
-            self,
-            Invvpid, //
-        },
-        umsr::UserMsr, //
-    },
+    x86::umsr::UserMsr, //
 };
 
 /// `-KVM_ENOSYS`, what the guest gets for a hypercall that does not exist.
@@ -68,10 +64,7 @@ pub(super) fn wbinvd(_cpu: &mut Cpu<'_>) -> Handled {
 /// INVLPG, where the processor cannot leave it to the guest.
 pub(super) fn invlpg(cpu: &mut Cpu<'_>) -> Handled {
     let vpid = cpu.vmcs().get(VIRTUAL_PROCESSOR_ID);
-    let _preempt = burrow_sys::context::PreemptOff::new();
-    if insn::invvpid(Invvpid::Address(vpid, cpu.qualification())).is_err() {
-        cpu.arch.vpid.request_flush();
-    }
+    tlb::flush_address(vpid, cpu.qualification(), &PreemptOff::new())?;
     Ok(Outcome::Skip)
 }
 
