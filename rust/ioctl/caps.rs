@@ -86,6 +86,7 @@ pub(crate) fn check(cap: u32) -> isize {
         | KVM_CAP_EXIT_ON_EMULATION_FAILURE
         | KVM_CAP_DISABLE_QUIRKS
         | KVM_CAP_MMU_SHADOW_CACHE_CONTROL
+        | KVM_CAP_STEAL_TIME
         | KVM_CAP_TSC_DEADLINE_TIMER => 1,
         KVM_CAP_DISABLE_QUIRKS2 => Quirk::ALL,
         KVM_CAP_SET_GUEST_DEBUG2 => Control::ALL,

@@ -190,6 +190,13 @@ pub fn boot_ns() -> u64 {
     unsafe { bindings::burrow_ktime_boot_ns() }
 }
 
+/// Returns how long the thread has waited for a processor since it began, in nanoseconds.
+#[inline]
+pub fn run_delay_ns() -> u64 {
+    // SAFETY: Callable in any context that has a task.
+    unsafe { bindings::burrow_run_delay_ns() }
+}
+
 /// Returns nanoseconds since 1970.
 #[inline]
 pub fn real_ns() -> u64 {

@@ -169,6 +169,10 @@ u64 burrow_ktime_boot_ns(void) { return ktime_get_boottime_ns(); }
 u64 burrow_ktime_ns(void) { return ktime_get_ns(); }
 u64 burrow_ktime_real_ns(void) { return ktime_get_real_ns(); }
 
+/* KVM's Kconfig selects it. */
+static_assert(IS_ENABLED(CONFIG_SCHED_INFO));
+u64 burrow_run_delay_ns(void) { return current->sched_info.run_delay; }
+
 u64 burrow_host_gdt_base(void) { return (u64)get_current_gdt_ro(); }
 
 u64 burrow_host_idt_base(void)

@@ -66,6 +66,7 @@ u32 burrow_tsc_khz(void);
 u64 burrow_ktime_boot_ns(void);
 u64 burrow_ktime_ns(void);
 u64 burrow_ktime_real_ns(void);
+u64 burrow_run_delay_ns(void);
 
 /* Shutdown */
 void burrow_note_reboot(void);

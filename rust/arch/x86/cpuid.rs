@@ -48,18 +48,20 @@ use burrow_sys::{
         KVM_FEATURE_CLOCKSOURCE,
         KVM_FEATURE_CLOCKSOURCE2,
         KVM_FEATURE_CLOCKSOURCE_STABLE_BIT,
-        KVM_FEATURE_NOP_IO_DELAY, //
+        KVM_FEATURE_NOP_IO_DELAY,
+        KVM_FEATURE_STEAL_TIME, //
     },
     x86::insn, //
 };
 use kernel::prelude::*;
 
 /// The paravirtual features that work: `CPUID.40000001H:EAX`. The clock by its old and new MSRs, in
-/// step on all vCPUs, and no need to delay after port I/O.
+/// step on all vCPUs, no need to delay after port I/O, and stolen time.
 pub(crate) const PARAVIRT: u32 = 1 << KVM_FEATURE_CLOCKSOURCE
     | 1 << KVM_FEATURE_NOP_IO_DELAY
     | 1 << KVM_FEATURE_CLOCKSOURCE2
-    | 1 << KVM_FEATURE_CLOCKSOURCE_STABLE_BIT;
+    | 1 << KVM_FEATURE_CLOCKSOURCE_STABLE_BIT
+    | 1 << KVM_FEATURE_STEAL_TIME;
 
 /// CPUID as userspace set it, and what follows from it.
 pub(crate) struct Cpuid {

@@ -58,7 +58,9 @@ impl Cpu<'_> {
     pub(crate) fn enter_once(&mut self) -> Result<Attempt, Stop> {
         let kick = &self.vcpu.shared.kick;
         let preempt = PreemptOff::new();
-        self.hw.prepare(&preempt);
+        if self.hw.prepare(&preempt) {
+            self.note_scheduled_in();
+        }
         let mut irqs = IrqsOff::new(&preempt);
         kick.enter(&preempt, &irqs);
 
@@ -185,6 +187,9 @@ impl Cpu<'_> {
         }
         if requests.contains(Request::ClockUpdate) {
             self.update_clock();
+        }
+        if requests.contains(Request::StealUpdate) {
+            self.update_steal_time();
         }
         if requests.contains(Request::LoadEoiExitmap) {
             self.load_eoi_exits();

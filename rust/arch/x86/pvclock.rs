@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! kvmclock: the time that guests read from a page of theirs.
+//! kvmclock: the time that guests read from a page of theirs. And stolen time, on another.
 //!
 //! One pair of readings of the host's clock and TSC, taken for the whole VM, is what the pages of all
 //! its vCPUs are computed from, so that their clocks agree.
@@ -28,6 +28,13 @@ use burrow_core::{
             WallClock,
             PVCLOCK_TSC_STABLE_BIT,
             TIME_INFO_FLAGS, //
+        },
+        steal::{
+            RunDelay,
+            StealClock,
+            StealUpdate,
+            STEAL_SIZE,
+            STEAL_VERSION, //
         }, //
     },
 };
@@ -71,6 +78,14 @@ fn now() -> MasterClock {
 pub(crate) struct PvMsrs {
     system_time: u64,
     wall_clock: u64,
+    steal: StealClock,
+}
+
+fn run_delay() -> RunDelay {
+    RunDelay {
+        thread: kernel::current!().pid(),
+        ns: context::run_delay_ns(),
+    }
 }
 
 impl Vm {
@@ -108,6 +123,7 @@ impl Cpu<'_> {
         match msr {
             Paravirt::SystemTime => Some(self.arch.paravirt.system_time),
             Paravirt::WallClock => Some(self.arch.paravirt.wall_clock),
+            Paravirt::StealTime => Some(self.arch.paravirt.steal.msr()),
             _ => None,
         }
     }
@@ -123,9 +139,41 @@ impl Cpu<'_> {
                 self.arch.paravirt.wall_clock = value;
                 self.write_wall_clock(Gpa(value));
             }
+            Paravirt::StealTime => {
+                self.arch.paravirt.steal.set_msr(value, run_delay());
+                self.vcpu.shared.kick.request_quietly(Request::StealUpdate);
+            }
             _ => return false,
         }
         true
+    }
+
+    /// Asks for the stolen time to be written if the vCPU's thread has waited since.
+    pub(crate) fn note_scheduled_in(&self) {
+        if self.arch.paravirt.steal.page().is_some()
+            && self.arch.paravirt.steal.is_behind(run_delay())
+        {
+            self.vcpu.shared.kick.request_quietly(Request::StealUpdate);
+        }
+    }
+
+    /// Adds what was stolen to the guest's structure, if it has given one.
+    pub(crate) fn update_steal_time(&mut self) {
+        let Some(page) = self.arch.paravirt.steal.page() else {
+            return;
+        };
+        let stolen = self.arch.paravirt.steal.advance(run_delay());
+        let memory = &self.vcpu.vm.memory;
+        let mut old = [0; STEAL_SIZE];
+        if memory.read(page, &mut old).is_err() {
+            return;
+        }
+        let StealUpdate { version, steal } = StealUpdate::of(old, stolen);
+        let version_at = Gpa(page.0.wrapping_add(STEAL_VERSION));
+        let _ = memory
+            .write(version_at, &version.busy.to_le_bytes())
+            .and_then(|()| memory.write(page, &steal.to_le_bytes()))
+            .and_then(|()| memory.write(version_at, &version.done.to_le_bytes()));
     }
 
     /// Writes the time anew into the guest's page, if it has given one.

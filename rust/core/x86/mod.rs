@@ -14,6 +14,7 @@ pub mod nested;
 pub mod pvclock;
 pub mod regs;
 pub mod segment;
+pub mod steal;
 pub mod tdp;
 pub mod vmx;
 pub mod walk;

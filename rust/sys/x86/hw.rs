@@ -366,15 +366,16 @@ impl<'a> Loaded<'a> {
         self.hw.preempted.replace(false)
     }
 
-    /// Brings the guest's FS, GS, KERNEL_GS_BASE and lazily switched MSRs in, if they are not.
+    /// Brings the guest's FS, GS, KERNEL_GS_BASE and lazily switched MSRs in, if they are not. Returns
+    /// whether they were not: the vCPU was loaded, or its thread scheduled out, since the last call.
     ///
     /// # Context
     ///
     /// Preemption off from here to the entry.
     #[inline]
-    pub fn prepare(&self, preempt: &PreemptOff) {
+    pub fn prepare(&self, preempt: &PreemptOff) -> bool {
         if self.hw.guest_in.replace(true) {
-            return;
+            return false;
         }
         // SAFETY: `segs` is this thread's; the processor holds the host's state.
         unsafe { bindings::burrow_save_host_segs(self.hw.segs.get()) };
@@ -393,6 +394,7 @@ impl<'a> Loaded<'a> {
         for msr in MSRS {
             umsr::load(msr, self.hw.user_msrs[msr as usize].get(), preempt);
         }
+        true
     }
 
     pub(crate) fn hw(&self) -> &'a VcpuHw {
