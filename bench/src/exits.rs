@@ -29,6 +29,7 @@ use crate::{
         Program,
         Touched,
         DEVICE,
+        FRESH,
         PORT, //
     },
     halt,
@@ -37,11 +38,9 @@ use crate::{
 };
 
 /// Batches of a measurement: its result is the median.
-const BATCHES: usize = 25;
+pub const BATCHES: usize = 25;
 /// Exits in a batch.
-const COUNT: usize = 40;
-/// Guest-physical address of memory that is touched page by page.
-const FRESH: u64 = 0x4000_0000;
+pub const COUNT: usize = 40;
 
 /// One measurement.
 struct Kind {
@@ -54,7 +53,7 @@ struct Kind {
 }
 
 /// What the exits of a measurement meet.
-enum Device {
+pub enum Device {
     /// Nothing but the vCPU.
     None,
     /// An eventfd that they signal.
@@ -157,7 +156,7 @@ fn msrs_to_userspace(guest: &Guest) -> Result<Device> {
 }
 
 /// Memory that the guest touches, a page an exit.
-fn memory(guest: &Guest, touched: Touched) -> Result<Device> {
+pub fn memory(guest: &Guest, touched: Touched) -> Result<Device> {
     let memory = Mapping::new(BATCHES * COUNT * 4096, Pages::Small, touched)?;
     map(&guest.vm, 1, FRESH, &memory)?;
     Ok(Device::Memory { _memory: memory })

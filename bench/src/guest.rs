@@ -53,21 +53,21 @@ use std::{
 /// Bytes of memory at guest-physical address 0.
 const SIZE: usize = 0x2_0000;
 /// Where the code starts.
-const CODE: usize = 0x1000;
+pub const CODE: usize = 0x1000;
 /// Interrupt handlers.
 const HANDLERS: usize = 0x2000;
 /// Bytes for each handler.
 const HANDLER_SIZE: usize = 64;
 /// Initial stack pointer.
-const STACK: u64 = 0x8000;
+pub const STACK: u64 = 0x8000;
 /// Interrupt descriptor table.
-const IDT: usize = 0xc000;
+pub const IDT: usize = 0xc000;
 /// Global descriptor table.
-const GDT: usize = 0xd000;
+pub const GDT: usize = 0xd000;
 /// One TSC difference for each batch.
 const RESULTS: usize = 0xe000;
 /// Page tables: PML4, PDPT, four page directories of 2-MiB pages.
-const PML4: usize = 0x1_0000;
+pub const PML4: usize = 0x1_0000;
 
 /// Port by which the guest says that it is done.
 const DONE: u16 = 0xf0;
@@ -77,6 +77,8 @@ const OUT_DONE: usize = 2;
 pub const PORT: u16 = 0x600;
 /// An address without memory.
 pub const DEVICE: u64 = 0x1000_0000;
+/// Guest-physical address of memory that is touched page by page.
+pub const FRESH: u64 = 0x4000_0000;
 /// Emulated seconds until a guest is taken for hung.
 const PATIENCE: u32 = 10;
 
@@ -141,7 +143,10 @@ pub struct Guest {
     pub vcpu: VcpuFd,
     /// The VM.
     pub vm: Arc<VmFd>,
-    memory: Mapping,
+    /// Its memory at 0.
+    pub memory: Mapping,
+    /// Where it starts: the program, or a hypervisor that runs it.
+    pub start: u64,
     last: u64,
 }
 
@@ -157,6 +162,7 @@ impl Guest {
             vcpu,
             vm: Arc::new(vm),
             memory,
+            start: CODE as u64,
             last: 0,
         };
         guest.write_tables();
@@ -188,7 +194,7 @@ impl Guest {
         self.memory.write(CODE, &code);
         self.last = (CODE + code.len() - OUT_DONE) as u64;
         self.vcpu.set_regs(&kvm_regs {
-            rip: CODE as u64,
+            rip: self.start,
             rsp: STACK,
             rflags: 2,
             rbx,
@@ -435,7 +441,8 @@ impl Mapping {
         Ok(mapping)
     }
 
-    fn write(&mut self, at: usize, bytes: &[u8]) {
+    /// Writes `bytes` at offset `at`.
+    pub fn write(&mut self, at: usize, bytes: &[u8]) {
         assert!(at + bytes.len() <= self.size);
         // SAFETY: Inside the mapping, of which there are no references.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.add(at), bytes.len()) };

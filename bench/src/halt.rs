@@ -35,13 +35,13 @@ use crate::{
 };
 
 /// Batches of a measurement.
-const BATCHES: usize = 25;
+pub const BATCHES: usize = 25;
 /// Wake-ups in a batch.
-const COUNT: usize = 10;
+pub const COUNT: usize = 10;
 /// What ends the other thread: more than an ioeventfd adds up to.
 const QUIT: u64 = 1 << 32;
 /// The vector that wakes by an MSI.
-const MSI: u8 = 0x40;
+pub const MSI: u8 = 0x40;
 /// The vector of the timer.
 const TIMER: u8 = 0x41;
 
@@ -78,13 +78,19 @@ fn by_thread(id: usize) -> Result<f64> {
             "iretq"
         ),
     );
+    let setup = code!("mov ecx, 0x80f", "mov eax, 0x1ff", "xor edx, edx", "wrmsr");
+    woken_by_thread(&mut guest, setup, id)
+}
+
+/// The same for a guest that exists, and does `setup`.
+pub fn woken_by_thread(guest: &mut Guest, setup: &'static [u8], id: usize) -> Result<f64> {
     let asked = EventFd::new(0)?;
     guest
         .vm
         .register_ioevent(&asked, &IoEventAddress::Pio(PORT.into()), NoDatamatch)
         .context("KVM_IOEVENTFD")?;
     let program = Program {
-        setup: code!("mov ecx, 0x80f", "mov eax, 0x1ff", "xor edx, edx", "wrmsr"),
+        setup,
         prepare: code!("mov edx, 0x600"),
         exit: code!("out dx, eax", "sti", "hlt", "cli"),
     };
@@ -102,7 +108,7 @@ fn by_thread(id: usize) -> Result<f64> {
             }
         }
     });
-    let result = cost(&mut guest, &program, BATCHES, COUNT, id);
+    let result = cost(guest, &program, BATCHES, COUNT, id);
     asked.write(QUIT)?;
     let _ = thread.join();
     result

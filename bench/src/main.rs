@@ -8,6 +8,7 @@
 //!
 //! ```text
 //! cost ID NAME COUNT N       N instructions each, of COUNT under mark ID
+//! nested ID NAME COUNT N     the same, of L2
 //! bus DEVICES PLACE N        the same, of an access among DEVICES devices
 //! memory NAME N              bytes of kernel memory
 //! memory.KIND NAME N         the part of it that is in KIND
@@ -19,8 +20,10 @@ mod bus;
 mod exits;
 mod guest;
 mod halt;
+mod l1;
 mod mark;
 mod memory;
+mod nested;
 
 use std::{
     env,
@@ -34,13 +37,14 @@ const PARTS: &[(&str, fn())] = &[
     ("bus", bus::measure),
     ("memory", memory::measure),
     ("modules", modules),
+    ("nested", nested::measure),
 ];
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = env::args().skip(1).collect();
     for name in &wanted {
         if !PARTS.iter().any(|(part, _)| part == name) {
-            eprintln!("usage: bench [exits] [bus] [memory] [modules]");
+            eprintln!("usage: bench [exits] [bus] [memory] [modules] [nested]");
             return ExitCode::from(2);
         }
     }
