@@ -6,12 +6,19 @@
 //! layouts, [`lapic_timer`] its timer, [`lapic_state`] what KVM_GET_LAPIC and KVM_SET_LAPIC see.
 //! Between APICs: [`apic_msg`] is the interrupt message, [`apic_dest`] says who takes it, [`msi`]
 //! makes it of what a device writes.
+//!
+//! The controllers that devices drive by [`line`]s: [`ioapic`], [`pic`]; and the device that was
+//! always beside them, the [`pit`].
 
 pub mod apic_dest;
 pub mod apic_msg;
+pub mod ioapic;
 pub mod lapic;
 pub mod lapic_regs;
 pub mod lapic_state;
 pub mod lapic_timer;
+pub mod line;
 pub mod msi;
+pub mod pic;
+pub mod pit;
 pub mod vectors;
