@@ -145,6 +145,9 @@ pub(super) fn set_filter(vm: &Vm, arg: usize) -> Result {
             new.ranges.push((*range, bitmap), GFP_KERNEL_ACCOUNT)?;
         }
     }
+    vm.options
+        .has_msr_filter
+        .store(true, kernel::sync::atomic::Relaxed);
     *vm.msr_filter.lock() = Some(Arc::new(new, GFP_KERNEL_ACCOUNT)?);
     vm.vcpus.request_all(Request::MsrFilterChanged);
     Ok(())

@@ -143,14 +143,12 @@ fn turn(cpu: &mut Cpu<'_>) -> Result<Turn> {
     }
     let handled = match cpu.enter_once() {
         Ok(Attempt::NotNow) => Ok(Outcome::Resume),
+        Ok(Attempt::Handled(handled)) => handled,
         Ok(Attempt::Exit { reason, intr_info }) => {
-            if !reason.entry_failure() {
-                cpu.note_l2_entered();
-            }
-            cpu.note_exit(reason, intr_info);
             if reason.entry_failure() {
                 exit::handle(cpu, reason, intr_info)
             } else {
+                cpu.note_l2_entered();
                 cpu.complete_events()
                     .and_then(|()| exit::handle(cpu, reason, intr_info))
             }

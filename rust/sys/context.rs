@@ -9,6 +9,10 @@ use core::marker::PhantomData;
 use kernel::{
     alloc::KVec,
     prelude::*,
+    sync::atomic::{
+        Atomic,
+        AtomicType, //
+    },
     types::NotThreadSafe, //
 };
 
@@ -217,13 +221,28 @@ pub fn tsc_khz() -> u32 {
     unsafe { bindings::burrow_tsc_khz() }
 }
 
+/// Returns the value of `word`, by one plain load. That is all that the kernel's `atomic_read()` is, but
+/// to Rust it comes as a function call.
+#[inline]
+pub fn peek<T: AtomicType>(word: &Atomic<T>) -> T {
+    // SAFETY: Aligned, alive as long as `word`, and of a size that one volatile access reads whole.
+    unsafe { word.as_ptr().read_volatile() }
+}
+
+/// Sets `word` to `value`, by one plain store, as the kernel's `atomic_set()` does.
+#[inline]
+pub fn poke<T: AtomicType>(word: &Atomic<T>, value: T) {
+    // SAFETY: As in `peek()`; an atomic may be written by any thread.
+    unsafe { word.as_ptr().write_volatile(value) }
+}
+
 /// A word of bits that several contexts set and clear.
-pub struct AtomicBits(kernel::sync::atomic::Atomic<u64>);
+pub struct AtomicBits(Atomic<u64>);
 
 impl AtomicBits {
     /// Makes a word with no bit set.
     pub const fn new() -> Self {
-        Self(kernel::sync::atomic::Atomic::new(0))
+        Self(Atomic::new(0))
     }
 
     /// Sets the bits of `mask` and returns the word as it was. A full barrier.
@@ -241,9 +260,7 @@ impl AtomicBits {
     /// Returns the word.
     #[inline]
     pub fn get(&self) -> u64 {
-        // SAFETY: An aligned word that lives as long as `self`. A volatile read of one is what the
-        // kernel's atomic_read() is; that comes as a function call to Rust.
-        unsafe { self.0.as_ptr().read_volatile() }
+        peek(&self.0)
     }
 
     /// Takes all bits out.

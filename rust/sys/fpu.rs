@@ -95,17 +95,6 @@ impl Drop for GuestFpu {
     }
 }
 
-/// Loads the swapped-in state into the processor if the kernel has put that off.
-///
-/// # Context
-///
-/// Interrupts off, right before an entry.
-#[inline]
-pub fn load_registers(_irqs: &crate::context::IrqsOff<'_>) {
-    // SAFETY: Interrupts are off.
-    unsafe { bindings::burrow_load_fpu() };
-}
-
 /// Returns the current PKRU; 0 without protection keys.
 #[inline]
 pub fn read_pkru() -> u32 {

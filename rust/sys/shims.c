@@ -63,14 +63,6 @@ void burrow_switch_vcpu_barrier(void)
 
 void burrow_send_reschedule(int cpu) { smp_send_reschedule(cpu); }
 
-void burrow_guest_timing_enter(void) { guest_timing_enter_irqoff(); }
-void burrow_note_guest_ran(void)
-{
-	/* VMSCAPE: user space must not run on what the guest taught the branch predictor. */
-	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
-		this_cpu_write(x86_ibpb_exit_to_user, true);
-}
-
 void burrow_guest_timing_exit(void) { guest_timing_exit_irqoff(); }
 
 void burrow_note_reboot(void)
@@ -104,13 +96,6 @@ void burrow_set_current_interruptible(void) { set_current_state(TASK_INTERRUPTIB
 void *burrow_page_address(struct page *page) { return page_address(page); }
 
 u64 burrow_page_to_phys(struct page *page) { return page_to_phys(page); }
-
-void burrow_load_fpu(void)
-{
-	fpregs_assert_state_consistent();
-	if (test_thread_flag(TIF_NEED_FPU_LOAD))
-		switch_fpu_return();
-}
 
 #define FOR_EACH_XMM(op) \
 	op(0) op(1) op(2) op(3) op(4) op(5) op(6) op(7) \
@@ -186,8 +171,6 @@ u64 burrow_host_idt_base(void)
 u64 burrow_host_tr_base(int cpu) { return (u64)&get_cpu_entry_area(cpu)->tss.x86_tss; }
 u64 burrow_host_gs_base(void) { return cpu_kernelmode_gs_base(smp_processor_id()); }
 u64 burrow_host_sysenter_esp(int cpu) { return (u64)(cpu_entry_stack(cpu) + 1); }
-u64 burrow_host_cr3(void) { return __get_current_cr3_fast(); }
-u64 burrow_host_cr4(void) { return cr4_read_shadow(); }
 u64 burrow_host_cr0(void) { return read_cr0(); }
 u16 burrow_host_cs(void) { return __KERNEL_CS; }
 u16 burrow_host_ss(void) { return __KERNEL_DS; }
@@ -223,9 +206,6 @@ void burrow_restore_host_segs(const struct burrow_host_segs *s)
 	load_fixmap_gdt(raw_smp_processor_id());
 }
 
-bool burrow_hw_breakpoint_active(void) { return hw_breakpoint_active(); }
-void burrow_hw_breakpoint_restore(void) { hw_breakpoint_restore(); }
-void burrow_disable_breakpoints(void) { set_debugreg(DR7_FIXED_1, 7); }
 
 void burrow_load_guest_dr(const u64 dr[4], u64 dr6)
 {
@@ -246,8 +226,30 @@ u64 burrow_read_dr6(void)
 	return v;
 }
 
-u64 burrow_read_debugctl(void) { return get_debugctlmsr(); }
-void burrow_write_debugctl(u64 v) { update_debugctlmsr(v); }
+void burrow_begin_visit(struct burrow_host_state *host)
+{
+	host->cr3 = __get_current_cr3_fast();
+	host->cr4 = cr4_read_shadow();
+	fpregs_assert_state_consistent();
+	if (test_thread_flag(TIF_NEED_FPU_LOAD))
+		switch_fpu_return();
+	host->has_breakpoints = hw_breakpoint_active();
+	if (unlikely(host->has_breakpoints))
+		set_debugreg(DR7_FIXED_1, 7);
+	host->debugctl = get_debugctlmsr();
+	guest_timing_enter_irqoff();
+}
+
+void burrow_end_visit(const struct burrow_host_state *host)
+{
+	/* VMSCAPE: user space must not run on what the guest taught the branch predictor. */
+	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
+		this_cpu_write(x86_ibpb_exit_to_user, true);
+	if (host->debugctl)
+		update_debugctlmsr(host->debugctl);
+	if (unlikely(host->has_breakpoints))
+		hw_breakpoint_restore();
+}
 
 void burrow_forward_irq(u32 vector) { x86_entry_from_kvm(EVENT_TYPE_EXTINT, vector); }
 

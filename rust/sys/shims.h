@@ -31,9 +31,7 @@ bool burrow_xfer_to_guest_work_pending(void);
 int burrow_xfer_to_guest_handle_work(void);
 void burrow_switch_vcpu_barrier(void);
 void burrow_send_reschedule(int cpu);
-void burrow_guest_timing_enter(void);
 void burrow_guest_timing_exit(void);
-void burrow_note_guest_ran(void);
 void burrow_kick_other_cpus(const struct cpumask *mask);
 
 /* Preemption and return to user mode */
@@ -50,7 +48,6 @@ void *burrow_page_address(struct page *page);
 u64 burrow_page_to_phys(struct page *page);
 
 /* FPU */
-void burrow_load_fpu(void);
 void burrow_read_xmm(int index, void *to);
 void burrow_write_xmm(int index, const void *from);
 u32 burrow_rdpkru(void);
@@ -78,8 +75,6 @@ u64 burrow_host_idt_base(void);
 u64 burrow_host_tr_base(int cpu);
 u64 burrow_host_gs_base(void);
 u64 burrow_host_sysenter_esp(int cpu);
-u64 burrow_host_cr3(void);
-u64 burrow_host_cr4(void);
 u64 burrow_host_cr0(void);
 u16 burrow_host_cs(void);
 u16 burrow_host_ss(void);
@@ -95,13 +90,8 @@ void burrow_save_host_segs(struct burrow_host_segs *s);
 void burrow_restore_host_segs(const struct burrow_host_segs *s);
 
 /* Debug registers */
-bool burrow_hw_breakpoint_active(void);
-void burrow_hw_breakpoint_restore(void);
-void burrow_disable_breakpoints(void);
 void burrow_load_guest_dr(const u64 dr[4], u64 dr6);
 u64 burrow_read_dr6(void);
-u64 burrow_read_debugctl(void);
-void burrow_write_debugctl(u64 v);
 
 /* Events that ended the guest */
 void burrow_forward_irq(u32 vector);

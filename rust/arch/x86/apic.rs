@@ -296,6 +296,12 @@ impl Cpu<'_> {
         }
     }
 
+    /// Returns whether the local APIC has an interrupt to deliver or the end of one to report.
+    pub(crate) fn has_apic_work(&self) -> bool {
+        let has_ended = |lapic: &KBox<Lapic>| lapic.ended.is_some();
+        self.arch.lapic.as_ref().is_some_and(has_ended) || self.has_interrupt()
+    }
+
     /// Returns the vector of the interrupt that waits in the local APIC, unless one of the PIC's goes
     /// first.
     pub(crate) fn lapic_vector(&self) -> Option<u8> {

@@ -4,7 +4,15 @@
 
 use crate::arch::x86::{
     cpu::Cpu,
-    outcome::Stop,
+    exit::quick::{
+        self,
+        Quick, //
+    },
+    outcome::{
+        Handled,
+        Outcome,
+        Stop, //
+    },
     tlb, //
 };
 use burrow_core::{
@@ -33,7 +41,8 @@ use burrow_sys::{
         Entered,
         EntryFlags,
         ExtendedState,
-        SwapXcr0, //
+        SwapXcr0,
+        Visit, //
     },
 };
 
@@ -42,6 +51,8 @@ use burrow_sys::{
 pub(crate) enum Attempt {
     /// Something wanted attention first; nothing happened.
     NotNow,
+    /// The guest ran, and its last exit has been handled.
+    Handled(Handled),
     /// The guest ran.
     Exit {
         /// The exit reason.
@@ -53,8 +64,14 @@ pub(crate) enum Attempt {
     Failed(u32),
 }
 
+/// The most exits in a row that are handled with interrupts off.
+///
+/// An interrupt of the host ends each entry at once, so that no limit is needed; but not every processor
+/// that is emulated does that for a guest with RFLAGS.IF = 0.
+const QUICK_EXITS: u32 = 128;
+
 impl Cpu<'_> {
-    /// Enters the guest once, unless a request, a signal or the scheduler wants something first.
+    /// Enters the guest, unless a request, a signal or the scheduler wants something first.
     pub(crate) fn enter_once(&mut self) -> Result<Attempt, Stop> {
         let kick = &self.vcpu.shared.kick;
         let preempt = PreemptOff::new();
@@ -76,22 +93,46 @@ impl Cpu<'_> {
                 return other.map(|_| Attempt::NotNow).map_err(Stop::Bug);
             }
         }
-        self.note_entry();
-        let entered = self.switch(&irqs);
+        let visit = Visit::begin(&self.hw, &irqs);
+        let attempt = self.visit(&visit, &irqs);
+        visit.end();
         kick.leave();
-        if let Entered::Exit { reason, intr_info } = entered {
+        if let Attempt::Exit { reason, intr_info } = attempt {
             forward_interrupt(reason, intr_info, &irqs);
         }
         irqs.open_window();
         enter::end_guest_time(&irqs);
-        drop(irqs);
-        drop(preempt);
+        Ok(attempt)
+    }
 
-        match entered {
-            Entered::Failed(error) => Ok(Attempt::Failed(error)),
-            Entered::Exit { reason, intr_info } => {
-                self.arch.has_run = true;
-                Ok(Attempt::Exit { reason, intr_info })
+    /// Enters the guest, and again as long as it exits for what is handled without delay and leaves
+    /// nothing else to do.
+    #[inline]
+    fn visit(&mut self, visit: &Visit, irqs: &IrqsOff<'_>) -> Attempt {
+        let mut quick_exits = if self.arch.events.is_quiet() && !self.is_l2() {
+            QUICK_EXITS
+        } else {
+            0
+        };
+        loop {
+            self.note_entry();
+            let (reason, intr_info) = match self.switch(visit) {
+                Entered::Failed(error) => return Attempt::Failed(error),
+                Entered::Exit { reason, intr_info } => (reason, intr_info),
+            };
+            self.arch.has_run = true;
+            self.note_exit(reason, intr_info);
+            if quick_exits == 0 {
+                return Attempt::Exit { reason, intr_info };
+            }
+            quick_exits -= 1;
+            match quick::handle(self, reason, irqs) {
+                Quick::No => return Attempt::Exit { reason, intr_info },
+                Quick::Done if self.must_not_enter() => {
+                    return Attempt::Handled(Ok(Outcome::Resume));
+                }
+                Quick::Done => {}
+                Quick::Handled(handled) => return Attempt::Handled(handled),
             }
         }
     }
@@ -138,7 +179,7 @@ impl Cpu<'_> {
     }
 
     #[inline]
-    fn switch(&mut self, irqs: &IrqsOff<'_>) -> Entered {
+    fn switch(&mut self, visit: &Visit) -> Entered {
         let host = self.host;
         let x = &self.arch.extended;
         let mut extended = ExtendedState {
@@ -154,7 +195,7 @@ impl Cpu<'_> {
         let flags = EntryFlags {
             spec_ctrl_open: self.arch.spec_ctrl_open,
         };
-        let entered = enter::enter(&self.hw, flags, &mut extended, debug.as_mut(), irqs);
+        let entered = visit.enter(&self.hw, flags, &mut extended, debug.as_mut());
         if let Some(pkru) = extended.pkru {
             self.arch.extended.pkru = pkru;
         }

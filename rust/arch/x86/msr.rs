@@ -46,7 +46,7 @@ use burrow_core::x86::{
     vmx::field::*, //
 };
 use burrow_sys::{
-    params,
+    context, params,
     x86::{
         insn,
         umsr::UserMsr, //
@@ -340,8 +340,17 @@ impl Cpu<'_> {
         }
     }
 
+    /// Returns whether the VM has a filter of MSRs.
+    #[inline]
+    pub(crate) fn has_msr_filter(&self) -> bool {
+        context::peek(&self.vcpu.vm.options.has_msr_filter)
+    }
+
     /// Returns whether the VM's filter lets the guest access an MSR.
     pub(crate) fn msr_filter_allows(&self, number: u32, access: Access) -> bool {
+        if !self.has_msr_filter() {
+            return true;
+        }
         let guard = self.vcpu.vm.msr_filter.lock();
         let Some(filter) = guard.as_ref() else {
             return true;

@@ -51,6 +51,8 @@ pub(crate) struct Options {
     pub(crate) exit_on_emulation_failure: Atomic<bool>,
     /// `KVM_CAP_MSR_PLATFORM_INFO`: the guest may read the MSR.
     pub(crate) platform_info: Atomic<bool>,
+    /// `KVM_X86_SET_MSR_FILTER` has set a filter, which the VM holds.
+    pub(crate) has_msr_filter: Atomic<bool>,
 }
 
 impl Options {
@@ -64,6 +66,7 @@ impl Options {
             triple_fault_event: Atomic::new(false),
             exit_on_emulation_failure: Atomic::new(false),
             platform_info: Atomic::new(true),
+            has_msr_filter: Atomic::new(false),
         }
     }
 

@@ -82,86 +82,95 @@ pub struct EntryFlags {
     pub spec_ctrl_open: bool,
 }
 
-/// Enters the guest and returns after its exit.
+/// A visit: one entry, or several in a row between which interrupts stay off, with the host's state that
+/// cannot change meanwhile.
 ///
-/// What an NMI or a machine check that ended the guest asks for is done when this returns; an external
-/// interrupt is still to be forwarded ([`forward_interrupt`]).
-///
-/// # Context
-///
-/// Interrupts off; [`Loaded::prepare`] was called with the same preemption guard.
+/// Invariant: made by [`Visit::begin`]; `host` is what the processor held then, and gets back by
+/// [`Visit::end`].
+pub struct Visit {
+    host: bindings::burrow_host_state,
+}
+
+impl Visit {
+    /// Begins a visit: brings the VMCS's host state up to date, puts aside what the host has armed, and
+    /// begins the accounting of guest time.
+    ///
+    /// # Context
+    ///
+    /// Interrupts off, and to stay so until [`end`](Self::end); [`Loaded::prepare`] was called with the
+    /// same preemption guard.
+    #[inline]
+    pub fn begin(loaded: &Loaded<'_>, _irqs: &IrqsOff<'_>) -> Self {
+        let mut host = bindings::burrow_host_state::default();
+        // SAFETY: Interrupts are off; `end()` undoes what it changes.
+        unsafe { bindings::burrow_begin_visit(&mut host) };
+        let vmcs = loaded.vmcs();
+        vmcs.set(HOST_CR3, host.cr3);
+        vmcs.set(HOST_CR4, host.cr4);
+        Self { host }
+    }
+
+    /// Ends the visit: the host's own state is back. Its guest time goes on until [`end_guest_time`].
+    #[inline]
+    pub fn end(self) {
+        // SAFETY: `host` is from `begin()`, by the type's invariant.
+        unsafe { bindings::burrow_end_visit(&self.host) };
+    }
+
+    /// Enters the guest and returns after its exit.
+    ///
+    /// What an NMI or a machine check that ended the guest asks for is done when this returns; an
+    /// external interrupt is still to be forwarded ([`forward_interrupt`]).
+    #[inline]
+    pub fn enter(
+        &self,
+        loaded: &Loaded<'_>,
+        flags: EntryFlags,
+        extended: &mut ExtendedState,
+        debug: Option<&mut DebugState>,
+    ) -> Entered {
+        let vmcs = loaded.vmcs();
+        if vmcs.vmcs().has_failed() {
+            // Another VMCS may be the current one.
+            return Entered::Failed(0);
+        }
+        let host_pkru = swap_in(extended);
+        if let Some(debug) = debug.as_deref() {
+            // SAFETY: `dr` has four elements; DR7 is 0 until the entry, so nothing fires in the host.
+            unsafe { bindings::burrow_load_guest_dr(debug.dr.as_ptr(), debug.dr6) };
+        }
+        let launched = if vmcs.vmcs().is_launched() {
+            bindings::BURROW_ENTER_LAUNCHED
+        } else {
+            0
+        };
+        let spec_ctrl = if flags.spec_ctrl_open {
+            bindings::BURROW_ENTER_SPEC_CTRL
+        } else {
+            0
+        };
+        let mut exit = bindings::burrow_exit::default();
+        // SAFETY: By the module's invariant, which `Loaded` and the tokens stand for.
+        unsafe {
+            bindings::burrow_enter_guest(
+                loaded.hw().regs.get(),
+                (launched | spec_ctrl) as usize,
+                &mut exit,
+            )
+        };
+        if let Some(debug) = debug {
+            // SAFETY: DR7 is 0 after an exit.
+            debug.dr6 = unsafe { bindings::burrow_read_dr6() };
+        }
+        swap_out(extended, host_pkru);
+        take_exit(loaded, &exit)
+    }
+}
+
+/// Takes note of the exit that has just happened.
 #[inline]
-pub fn enter(
-    loaded: &Loaded<'_>,
-    flags: EntryFlags,
-    extended: &mut ExtendedState,
-    debug: Option<&mut DebugState>,
-    irqs: &IrqsOff<'_>,
-) -> Entered {
+fn take_exit(loaded: &Loaded<'_>, exit: &bindings::burrow_exit) -> Entered {
     let vmcs = loaded.vmcs();
-    if vmcs.vmcs().has_failed() {
-        // Another VMCS may be the current one.
-        return Entered::Failed(0);
-    }
-    // SAFETY: Reads of this CPU's and thread's own state.
-    vmcs.set(HOST_CR3, unsafe { bindings::burrow_host_cr3() });
-    // SAFETY: As above.
-    vmcs.set(HOST_CR4, unsafe { bindings::burrow_host_cr4() });
-
-    crate::fpu::load_registers(irqs);
-    let host_pkru = swap_in(extended);
-    if let Some(debug) = debug.as_deref() {
-        // SAFETY: `dr` has four elements; DR7 is 0 until the entry, so nothing fires in the host.
-        unsafe { bindings::burrow_load_guest_dr(debug.dr.as_ptr(), debug.dr6) };
-    }
-    // SAFETY: Reads a per-CPU variable.
-    let host_breakpoints = unsafe { bindings::burrow_hw_breakpoint_active() };
-    if host_breakpoints {
-        // SAFETY: Restored below.
-        unsafe { bindings::burrow_disable_breakpoints() };
-    }
-    // SAFETY: Reads an MSR that every CPU with VMX has. VM exits clear it.
-    let debugctl = unsafe { bindings::burrow_read_debugctl() };
-
-    // SAFETY: Interrupts are off.
-    unsafe { bindings::burrow_guest_timing_enter() };
-    let launched = if vmcs.vmcs().is_launched() {
-        bindings::BURROW_ENTER_LAUNCHED
-    } else {
-        0
-    };
-    let spec_ctrl = if flags.spec_ctrl_open {
-        bindings::BURROW_ENTER_SPEC_CTRL
-    } else {
-        0
-    };
-    let mut exit = bindings::burrow_exit::default();
-    // SAFETY: By the module's invariant, which `Loaded` and the tokens stand for.
-    unsafe {
-        bindings::burrow_enter_guest(
-            loaded.hw().regs.get(),
-            (launched | spec_ctrl) as usize,
-            &mut exit,
-        )
-    };
-
-    // SAFETY: Sets a flag of this CPU, where the guest ran: interrupts are off.
-    unsafe { bindings::burrow_note_guest_ran() };
-
-    if debugctl != 0 {
-        // SAFETY: The host's own value.
-        unsafe { bindings::burrow_write_debugctl(debugctl) };
-    }
-    if let Some(debug) = debug {
-        // SAFETY: DR7 is 0 after an exit.
-        debug.dr6 = unsafe { bindings::burrow_read_dr6() };
-    }
-    if host_breakpoints {
-        // SAFETY: Brings back the breakpoints of the current task.
-        unsafe { bindings::burrow_hw_breakpoint_restore() };
-    }
-    swap_out(extended, host_pkru);
-
     if exit.failed != 0 {
         return Entered::Failed(insn::vmread(VM_INSTRUCTION_ERROR.encoding().0).unwrap_or(0) as u32);
     }
@@ -246,7 +255,7 @@ pub fn forward_interrupt(vector: u8, _irqs: &IrqsOff<'_>) {
     unsafe { bindings::burrow_forward_irq(u32::from(vector)) };
 }
 
-/// Ends the accounting of guest time that [`enter`] began; after the interrupts that were pending at
+/// Ends the accounting of guest time that [`Visit::begin`] began; after the interrupts that were pending at
 /// the exit were let in.
 #[inline]
 pub fn end_guest_time(_irqs: &IrqsOff<'_>) {

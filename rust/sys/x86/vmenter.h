@@ -49,6 +49,22 @@ struct burrow_exit {
 	u32 intr_info;
 };
 
+/**
+ * struct burrow_host_state - what stays as it is over entries between which interrupts are off
+ * @cr3: CR3, for the VMCS
+ * @cr4: CR4, for the VMCS
+ * @debugctl: IA32_DEBUGCTL, which VM exits clear
+ * @has_breakpoints: the current task has hardware breakpoints, which are disarmed meanwhile
+ */
+struct burrow_host_state {
+	u64 cr3;
+	u64 cr4;
+	u64 debugctl;
+	bool has_breakpoints;
+};
+
+void burrow_begin_visit(struct burrow_host_state *host);
+void burrow_end_visit(const struct burrow_host_state *host);
 int burrow_vmenter(struct burrow_regs *regs, unsigned long flags);
 void burrow_enter_guest(struct burrow_regs *regs, unsigned long flags, struct burrow_exit *exit);
 void burrow_vmexit(void);

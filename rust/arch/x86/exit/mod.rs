@@ -9,6 +9,7 @@ mod event;
 mod io;
 mod misc;
 mod msr;
+pub(crate) mod quick;
 
 use crate::arch::x86::{
     cpu::Cpu,
