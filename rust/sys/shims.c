@@ -272,6 +272,46 @@ static __always_inline u32 read_vmcs(unsigned long field)
 }
 
 /*
+ * The guest is a quiescent state for RCU, as user mode is. Where RCU does not see that by itself, it is
+ * told, which costs more than many an exit takes: so not twice in one tick. A grace period then ends at
+ * most a tick later than it could.
+ */
+static __always_inline void note_quiescent_state(struct burrow_regs *regs)
+{
+	unsigned long now = jiffies;
+
+	if (regs->quiet_at == now)
+		return;
+	regs->quiet_at = now;
+	instrumentation_begin();
+	rcu_virt_note_context_switch();
+	instrumentation_end();
+}
+
+/* What guest_state_enter_irqoff() does, but for note_quiescent_state(). */
+static __always_inline void enter_guest_state(struct burrow_regs *regs)
+{
+	instrumentation_begin();
+	trace_hardirqs_on_prepare();
+	lockdep_hardirqs_on_prepare();
+	instrumentation_end();
+	if (!context_tracking_guest_enter())
+		note_quiescent_state(regs);
+	lockdep_hardirqs_on(CALLER_ADDR0);
+}
+
+/* What guest_state_exit_irqoff() does, but for note_quiescent_state(). */
+static __always_inline void exit_guest_state(struct burrow_regs *regs)
+{
+	lockdep_hardirqs_off(CALLER_ADDR0);
+	if (!context_tracking_guest_exit())
+		note_quiescent_state(regs);
+	instrumentation_begin();
+	trace_hardirqs_off_finish();
+	instrumentation_end();
+}
+
+/*
  * The part of an entry in which the kernel counts the CPU as running a guest: RCU does not watch,
  * nothing may be traced. An NMI that ended the guest is handed to the host before that ends,
  * because NMIs are blocked from the VM exit until the host's handler returns with IRET.
@@ -279,7 +319,7 @@ static __always_inline u32 read_vmcs(unsigned long field)
 noinstr void burrow_enter_guest(struct burrow_regs *regs, unsigned long flags,
 				struct burrow_exit *exit)
 {
-	guest_state_enter_irqoff();
+	enter_guest_state(regs);
 
 	if (cpu_feature_enabled(X86_FEATURE_FLUSH_L1D) && boot_cpu_has_bug(X86_BUG_L1TF) &&
 	    l1tf_mitigation != L1TF_MITIGATION_OFF)
@@ -304,5 +344,5 @@ noinstr void burrow_enter_guest(struct burrow_regs *regs, unsigned long flags,
 			x86_entry_from_kvm(EVENT_TYPE_NMI, NMI_VECTOR);
 	}
 
-	guest_state_exit_irqoff();
+	exit_guest_state(regs);
 }

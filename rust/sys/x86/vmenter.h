@@ -29,12 +29,14 @@
  * @host_rsp: the value HOST_RSP of the current VMCS holds, so that it is written only when it moves
  * @spec_ctrl: the guest's IA32_SPEC_CTRL
  * @cr2: the guest's CR2
+ * @quiet_at: the tick in which RCU was last told that the guest runs, in jiffies
  */
 struct burrow_regs {
 	u64 gpr[16];
 	u64 host_rsp;
 	u64 spec_ctrl;
 	u64 cr2;
+	unsigned long quiet_at;
 };
 
 /**
