@@ -38,6 +38,7 @@ mod event;
 mod eventfd;
 mod exception;
 mod host_memory;
+mod hypercall;
 mod lapic;
 mod load;
 mod memslot;
@@ -67,6 +68,7 @@ const GROUPS: &[harness::Group] = &[
     signal::GROUP,
     exception::GROUP,
     event::GROUP,
+    hypercall::GROUP,
     msr::GROUP,
     host_memory::GROUP,
     dirty::GROUP,

@@ -20,6 +20,8 @@ pub(crate) enum Quirk {
     MiscEnableNoMwait = KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT,
     /// MONITOR and MWAIT do nothing where the guest does not have them.
     MwaitNeverUdFaults = KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS,
+    /// VMMCALL is replaced by VMCALL where the guest executes it.
+    FixHypercallInsn = KVM_X86_QUIRK_FIX_HYPERCALL_INSN,
     /// A new vCPU has all features that MSRs enumerate.
     StuffFeatureMsrs = KVM_X86_QUIRK_STUFF_FEATURE_MSRS,
 }
@@ -31,6 +33,7 @@ impl Quirk {
         | Self::Out7eIncRip as u32
         | Self::MiscEnableNoMwait as u32
         | Self::MwaitNeverUdFaults as u32
+        | Self::FixHypercallInsn as u32
         | Self::StuffFeatureMsrs as u32
         | KVM_X86_QUIRK_CD_NW_CLEARED
         | KVM_X86_QUIRK_SLOT_ZAP_ALL;

@@ -71,9 +71,9 @@ impl Cpu<'_> {
 
     /// The exceptions that exit: machine checks, which the host must see; #DB and #AC, whose delivery
     /// can cause them anew, so that a guest could keep the processor busy for ever between two
-    /// instructions; and #BP while a debugger in userspace listens.
+    /// instructions; #UD, which VMMCALL causes; and #BP while a debugger in userspace listens.
     pub(crate) fn exception_bitmap(&self) -> u32 {
-        let always = 1 << vector::MC | 1 << vector::DB | 1 << vector::AC;
+        let always = 1 << vector::MC | 1 << vector::DB | 1 << vector::AC | 1 << vector::UD;
         match self.arch.guest_debug.takes(vector::BP) {
             true => always | 1 << vector::BP,
             false => always,

@@ -2,6 +2,7 @@
 
 //! Exceptions that exit, windows, task switches.
 
+use super::ud;
 use crate::arch::x86::{
     cpu::Cpu,
     outcome::{
@@ -47,6 +48,7 @@ pub(super) fn exception(cpu: &mut Cpu<'_>, intr_info: u32) -> Handled {
         // The host's handler has run, on the way out of the guest.
         vector::MC => Ok(Outcome::Resume),
         vector::DB | vector::BP => debug(cpu, info),
+        vector::UD if !vectoring.valid() => ud::undefined(cpu),
         _ => reflect(cpu, info),
     }
 }

@@ -24,14 +24,8 @@ use burrow_core::{
 };
 use burrow_sys::{
     context::PreemptOff,
-    trace,
     x86::umsr::UserMsr, //
 };
-
-/// `-KVM_ENOSYS`, what the guest gets for a hypercall that does not exist.
-const HYPERCALL_ENOSYS: i64 = -1000;
-/// `-KVM_EPERM`, what the guest gets for a hypercall outside ring 0.
-const HYPERCALL_EPERM: i64 = -1;
 
 /// CPUID.
 pub(super) fn cpuid(cpu: &mut Cpu<'_>) -> Handled {
@@ -91,23 +85,6 @@ pub(super) fn rdtscp(cpu: &mut Cpu<'_>) -> Handled {
     cpu.set_edx_eax(now);
     let aux = cpu.hw.user_msr(UserMsr::TscAux);
     cpu.set_gpr(1, aux & 0xffff_ffff);
-    Ok(Outcome::Skip)
-}
-
-/// VMCALL: no hypercall exists that a guest could rely on.
-pub(super) fn hypercall(cpu: &mut Cpu<'_>) -> Handled {
-    trace::kvm_hypercall(cpu.gpr(0), [cpu.gpr(3), cpu.gpr(1), cpu.gpr(2), cpu.gpr(6)]);
-    let result = if cpu.cpl() == 0 {
-        HYPERCALL_ENOSYS
-    } else {
-        HYPERCALL_EPERM
-    };
-    // CAST: the guest sees a negative number in RAX.
-    let value = match cpu.is_64bit_code() {
-        true => result as u64,
-        false => result as u64 & 0xffff_ffff,
-    };
-    cpu.set_gpr(0, value);
     Ok(Outcome::Skip)
 }
 

@@ -6,10 +6,12 @@ mod cr;
 mod dr;
 mod ept;
 mod event;
+mod hypercall;
 mod io;
 mod misc;
 mod msr;
 pub(crate) mod quick;
+mod ud;
 
 use crate::arch::x86::{
     cpu::Cpu,
@@ -63,7 +65,7 @@ pub(crate) fn handle(cpu: &mut Cpu<'_>, word: ExitReasonWord, intr_info: u32) ->
         ExitReason::Rdpmc => misc::rdpmc(cpu),
         ExitReason::Rdtsc => misc::rdtsc(cpu),
         ExitReason::Rdtscp => misc::rdtscp(cpu),
-        ExitReason::Vmcall => misc::hypercall(cpu),
+        ExitReason::Vmcall => hypercall::hypercall(cpu),
         ExitReason::CrAccess => cr::access(cpu),
         ExitReason::DrAccess => dr::access(cpu),
         ExitReason::IoInstruction => io::access(cpu),

@@ -8,6 +8,7 @@
 //! host waits for the next entry, which it ends at once.
 
 use super::{
+    hypercall,
     misc,
     msr, //
 };
@@ -50,7 +51,7 @@ pub(crate) fn handle(cpu: &mut Cpu<'_>, word: ExitReasonWord, _irqs: &IrqsOff<'_
     const WRMSR: u32 = ExitReason::MsrWrite as u32;
     let handled = match word.0 {
         CPUID => misc::cpuid(cpu),
-        VMCALL => misc::hypercall(cpu),
+        VMCALL if hypercall::is_quick(cpu) => hypercall::hypercall(cpu),
         RDMSR if !cpu.has_msr_filter() => msr::rdmsr(cpu),
         // CAST: ECX.
         WRMSR if is_quick_write(cpu.gpr(1) as u32) && !cpu.has_msr_filter() => {

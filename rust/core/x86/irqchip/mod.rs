@@ -5,7 +5,7 @@
 //! The local APIC: [`lapic`] holds it together, [`lapic_regs`] has the register page and its bit
 //! layouts, [`lapic_timer`] its timer, [`lapic_state`] what KVM_GET_LAPIC and KVM_SET_LAPIC see.
 //! Between APICs: [`apic_msg`] is the interrupt message, [`apic_dest`] says who takes it, [`msi`]
-//! makes it of what a device writes.
+//! makes it of what a device writes, [`pv_ipi`] of what a guest asks of its hypervisor.
 //!
 //! The controllers that devices drive by [`line`]s: [`ioapic`], [`pic`]; and the device that was
 //! always beside them, the [`pit`].
@@ -21,4 +21,5 @@ pub mod line;
 pub mod msi;
 pub mod pic;
 pub mod pit;
+pub mod pv_ipi;
 pub mod vectors;
