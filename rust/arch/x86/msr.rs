@@ -36,7 +36,8 @@ use burrow_core::x86::{
     },
     msrbitmap::{
         self,
-        MsrAccesses, //
+        MsrAccesses,
+        OpenWords, //
     },
     regs::{
         write,
@@ -384,6 +385,7 @@ impl Cpu<'_> {
         if self.arch.cpuid.caps.has(feature::SPEC_CTRL) {
             self.open_msr(index::IA32_PRED_CMD, MsrAccesses::Write);
         }
+        self.arch.msrs_open = OpenWords::of(self.arch.msr_bitmap.words());
     }
 
     fn open_msr(&mut self, number: u32, accesses: MsrAccesses) {

@@ -32,6 +32,7 @@ use burrow_core::{
             mtrr::Mtrrs,
             soft::SoftMsrs, //
         },
+        msrbitmap::OpenWords,
         regs::{
             guest_debug::GuestDebug,
             Cr0,
@@ -185,6 +186,8 @@ pub(crate) struct VcpuArch {
     pub(crate) spec_ctrl_open: bool,
     /// Which MSRs exit.
     pub(crate) msr_bitmap: ControlPage,
+    /// Its words that let anything through.
+    pub(crate) msrs_open: OpenWords,
     /// What a guest hypervisor needs; `None` if guests cannot be hypervisors.
     pub(crate) nested: Option<KBox<Nested>>,
     /// `KVM_SET_SIGNAL_MASK`.
@@ -247,6 +250,7 @@ impl VcpuArch {
             pat: PAT_RESET,
             spec_ctrl_open: false,
             msr_bitmap: ControlPage::new()?,
+            msrs_open: OpenWords::ALL,
             nested: Nested::new(options.has_quirk(Quirk::StuffFeatureMsrs))?,
             signal_mask: None,
             guest_debug: GuestDebug::default(),

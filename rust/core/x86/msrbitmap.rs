@@ -157,27 +157,32 @@ pub enum X2apic {
     },
 }
 
-/// Computes vmcs02's bitmap: an access is let through where both L0 and L1 let it through.
+/// Computes vmcs02's bitmap: an access is let through where both L0 and L1 let it through, but for
+/// writes of the SYSENTER MSRs: vmcs12 must learn of them, as an exit to L1 does not read them back.
 ///
 /// `open` are the words that L0 opens now ([`OpenWords::of`] of `l0`), `stale` those that an
 /// earlier merge into `out` may have opened ([`OpenWords::ALL`] for a fresh page); no other word is
-/// touched. Returns what to pass as `stale` next time. The x2APIC range follows `x2apic` and L1
-/// alone: what L0 opened there is for its own virtual-APIC page.
+/// touched, nor asked for from `l1`, which returns a word of L1's page: L1 may change it at any time,
+/// so all that matters is read anew for each merge. Returns what to pass as `stale` next time. The
+/// x2APIC range follows `x2apic` and L1 alone: what L0 opened there is for its own virtual-APIC page.
 #[must_use]
 pub fn merge(
     out: &mut Page,
     l0: &Page,
-    l1: &Page,
+    l1: impl Fn(usize) -> u64,
     open: OpenWords,
     stale: OpenWords,
     x2apic: X2apic,
 ) -> OpenWords {
     for index in open.union(stale).iter() {
-        let (Some(to), Some(a), Some(b)) = (out.get_mut(index), l0.get(index), l1.get(index))
-        else {
+        let (Some(to), Some(l0)) = (out.get_mut(index), l0.get(index)) else {
             continue;
         };
-        *to = if is_x2apic(index) { u64::MAX } else { a | b };
+        *to = if is_x2apic(index) || *l0 == u64::MAX {
+            u64::MAX
+        } else {
+            l0 | l1(index) | kept_from_l2(index)
+        };
     }
     let mut opened = open;
     if let X2apic::Virtualized {
@@ -186,7 +191,10 @@ pub fn merge(
     } = x2apic
     {
         let mut open_by_l1 = |msr, access, accesses| {
-            if let (false, Some((word, _))) = (intercepts(l1, msr, access), position(msr, access)) {
+            let Some((word, bit)) = position(msr, access) else {
+                return;
+            };
+            if l1(word) & bit == 0 {
                 pass_through(out, msr, accesses);
                 opened.insert(word);
             }
@@ -204,6 +212,17 @@ pub fn merge(
         }
     }
     opened
+}
+
+const IA32_SYSENTER_CS: u32 = 0x174;
+
+/// Returns the bits of word `index` that stay set for L2: writes of IA32_SYSENTER_CS, ESP and EIP.
+const fn kept_from_l2(index: usize) -> u64 {
+    match position(IA32_SYSENTER_CS, MsrAccess::Write) {
+        // The three are in one word.
+        Some((word, bit)) if word == index => bit | bit << 1 | bit << 2,
+        _ => 0,
+    }
 }
 
 /// Returns whether word `index` lies in the x2APIC range.
@@ -264,7 +283,15 @@ mod tests {
 
     fn merged(l0: &Page, l1: &Page, x2apic: X2apic) -> Page {
         let mut out = [0; 512];
-        let _ = merge(&mut out, l0, l1, OpenWords::of(l0), OpenWords::ALL, x2apic);
+        let word = |index| l1[index];
+        let _ = merge(
+            &mut out,
+            l0,
+            word,
+            OpenWords::of(l0),
+            OpenWords::ALL,
+            x2apic,
+        );
         out
     }
 
@@ -282,22 +309,48 @@ mod tests {
     }
 
     #[test]
+    fn writes_of_sysenter_msrs_exit_whatever_both_open() {
+        let out = merged(&[0; 512], &[0; 512], X2apic::Intercepted);
+        for msr in 0x172..0x179 {
+            assert!(!intercepts(&out, msr, Read), "{msr:#x}");
+            let is_sysenter = (0x174..=0x176).contains(&msr);
+            assert_eq!(intercepts(&out, msr, Write), is_sysenter, "{msr:#x}");
+        }
+    }
+
+    #[test]
+    fn merge_asks_l1_only_where_l0_lets_something_through() {
+        let mut l0 = CLOSED;
+        pass_through(&mut l0, EFER, MsrAccesses::Read);
+        let asked = std::cell::RefCell::new(Vec::new());
+        let l1 = |index| {
+            asked.borrow_mut().push(index);
+            0
+        };
+        let open = OpenWords::of(&l0);
+        let mut out = CLOSED;
+        let _ = merge(&mut out, &l0, l1, open, OpenWords::ALL, X2apic::Intercepted);
+        assert_eq!(*asked.borrow(), [130]);
+        assert_eq!(out, l0);
+    }
+
+    #[test]
     fn merge_closes_words_that_were_open_before() {
-        let (mut l0, l1) = (CLOSED, [0; 512]);
+        let mut l0 = CLOSED;
         let mut out = CLOSED;
         pass_through(&mut l0, EFER, MsrAccesses::ReadWrite);
         let open = OpenWords::of(&l0);
         let stale = merge(
             &mut out,
             &l0,
-            &l1,
+            |_| 0,
             open,
             OpenWords::ALL,
             X2apic::Intercepted,
         );
         assert!(!intercepts(&out, EFER, Read));
         let open = OpenWords::of(&CLOSED);
-        let stale = merge(&mut out, &CLOSED, &l1, open, stale, X2apic::Intercepted);
+        let stale = merge(&mut out, &CLOSED, |_| 0, open, stale, X2apic::Intercepted);
         assert_eq!(out, CLOSED);
         assert_eq!(stale.iter().count(), 0);
     }
@@ -338,15 +391,14 @@ mod tests {
 
     #[test]
     fn x2apic_closes_again_after_virtualization_ends() {
-        let l1 = [0; 512];
         let mut out = CLOSED;
         let all = X2apic::Virtualized {
             registers: true,
             delivery: true,
         };
         let none = OpenWords::of(&CLOSED);
-        let stale = merge(&mut out, &CLOSED, &l1, none, none, all);
-        let _ = merge(&mut out, &CLOSED, &l1, none, stale, X2apic::Intercepted);
+        let stale = merge(&mut out, &CLOSED, |_| 0, none, none, all);
+        let _ = merge(&mut out, &CLOSED, |_| 0, none, stale, X2apic::Intercepted);
         assert_eq!(out, CLOSED);
     }
 }

@@ -28,7 +28,10 @@ use burrow_sys::guest_mem::{
     PinnedPage, //
 };
 use core::convert::Infallible;
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::atomic::Acquire, //
+};
 
 /// The slot that an access found, for the next one.
 ///
@@ -219,8 +222,9 @@ impl GuestMemory {
 
     /// Pins the page at `gpa`, for a VMCS or for what the processor and the host change together.
     ///
-    /// It stays good while [`generation`](Self::generation) does and the VMM does not unmap it. Who
-    /// changes it, or lets the processor do so, calls [`mark_dirty`](Self::mark_dirty).
+    /// It stays good while [`epoch`](Self::epoch), read before, stays the same. Who changes it, or lets
+    /// the processor do so, calls [`mark_dirty`](Self::mark_dirty) if the slot is logged, which is
+    /// returned beside it.
     ///
     /// # Context
     ///
@@ -229,19 +233,21 @@ impl GuestMemory {
     /// # Errors
     ///
     /// `EFAULT` where there is no slot or a read-only one, or the VMM has no page.
-    pub(crate) fn pin(&self, gpa: Gpa) -> Result<PinnedPage> {
+    pub(crate) fn pin(&self, gpa: Gpa) -> Result<(PinnedPage, bool)> {
         let table = self.shared.slots.read();
         let slot = table.by_gfn(gpa.gfn()).ok_or(EFAULT)?;
         if slot.flags().readonly() {
             return Err(EFAULT);
         }
-        PinnedPage::new(piece(slot, gpa.page_base(), 0)?.hva)
+        let page = PinnedPage::new(piece(slot, gpa.page_base(), 0)?.hva)?;
+        Ok((page, slot.dirty().is_some()))
     }
 
-    /// Returns a number that changes whenever a slot does.
+    /// Returns a number that changes after each change of a slot, and after each change that the host
+    /// makes to the memory behind one.
     #[inline]
-    pub(crate) fn generation(&self) -> u64 {
-        self.shared.slots.read().generation()
+    pub(crate) fn epoch(&self) -> u64 {
+        self.shared.epoch.load(Acquire)
     }
 
     /// Returns the guest's paging structures, for [`burrow_core::x86::walk`].

@@ -26,6 +26,7 @@ impl Notify for Shared {
             // is current now, if only as going. Other changes of the VMM's memory are no concern.
             if self.slots.read().is_backed_by(start, end) {
                 mmu.advance();
+                self.next_epoch();
             }
             mmu.invalidate_end();
         });

@@ -94,7 +94,8 @@ use kernel::{
     sync::{
         atomic::{
             Atomic,
-            Relaxed, //
+            Relaxed,
+            Release, //
         },
         Arc,
         SpinLock, //
@@ -189,6 +190,8 @@ struct Shared {
     eptp: Eptp,
     /// `MANUAL_PROTECT_*`.
     manual_protect: Atomic<u32>,
+    /// See [`GuestMemory::epoch`].
+    epoch: Atomic<u64>,
 }
 
 impl GuestMemory {
@@ -224,6 +227,7 @@ impl GuestMemory {
                 config,
                 eptp,
                 manual_protect: Atomic::new(0),
+                epoch: Atomic::new(0),
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
@@ -286,11 +290,15 @@ impl GuestMemory {
             Initially::Clean
         };
         let mut slots = shared.slots.lock();
-        match slots.set_region(region, initially)? {
+        let applied = slots.set_region(region, initially);
+        shared.next_epoch();
+        match applied? {
             Applied::Nothing => Ok(()),
             Applied::Going(slot, edit) => {
                 shared.zap(slot.base_gfn(), slot.npages());
-                slots.finish(&edit)
+                let finished = slots.finish(&edit);
+                shared.next_epoch();
+                finished
             }
             Applied::LogStarted(slot) => {
                 if initially == Initially::Clean {
@@ -320,6 +328,11 @@ impl Shared {
         drop(mmu);
         debt.retired.free(&token);
         result
+    }
+
+    /// Ends the epoch: see [`GuestMemory::epoch`].
+    fn next_epoch(&self) {
+        self.epoch.fetch_add(1, Release);
     }
 
     /// Removes every mapping of the `npages` frames from `start`.

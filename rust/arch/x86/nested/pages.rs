@@ -4,10 +4,7 @@
 
 use crate::arch::x86::{
     cpu::Cpu,
-    nested::state::{
-        Nested,
-        Pinned, //
-    },
+    nested::state::Pinned,
     outcome::Stop, //
 };
 use burrow_core::{
@@ -17,11 +14,8 @@ use burrow_core::{
         PAGE_SHIFT, //
     },
     x86::{
-        msr::index,
         msrbitmap::{
             self,
-            MsrAccesses,
-            OpenWords,
             X2apic, //
         },
         nested::merge::{
@@ -31,7 +25,7 @@ use burrow_core::{
         vmx::field::*, //
     }, //
 };
-use kernel::prelude::*;
+use kernel::sync::atomic::Relaxed;
 
 impl Cpu<'_> {
     /// Returns the pages that vmcs02 names, or `None` if one that must be there is not.
@@ -42,8 +36,9 @@ impl Cpu<'_> {
         let virtual_apic = proc.tpr_shadow().then(|| v.read(VIRTUAL_APIC_PAGE_ADDR));
         let apic_access = proc2.virtualize_apic().then(|| v.read(APIC_ACCESS_ADDR));
         let mut pinned = core::mem::take(&mut self.nested()?.slots[index].pages);
-        let virtual_apic = self.pin(&mut pinned.virtual_apic, virtual_apic);
-        let apic_access_page = self.pin(&mut pinned.apic_access, apic_access);
+        let virtual_apic = self.pin_written(&mut pinned.virtual_apic, virtual_apic);
+        let apic_access_page = self.pin_written(&mut pinned.apic_access, apic_access);
+        let msr_bitmap = self.merge_msr_bitmap(index, &mut pinned.msr_bitmap);
         self.nested()?.slots[index].pages = pinned;
         if needs_virtual_apic && virtual_apic.is_none() {
             return Ok(None);
@@ -51,9 +46,8 @@ impl Cpu<'_> {
         if apic_access.is_some() && apic_access_page.is_none() {
             return Err(Stop::ToUser(self.emulation_failed(&[])));
         }
-        let msr_bitmap = self.merge_msr_bitmap(index)?;
         Ok(Some(Pages {
-            msr_bitmap,
+            msr_bitmap: msr_bitmap?,
             virtual_apic,
             apic_access: apic_access_page,
             posted_intr: None,
@@ -61,50 +55,62 @@ impl Cpu<'_> {
     }
 
     /// Pins the page at `gpa`, if any, in place of what `held` has pinned.
-    fn pin(&self, held: &mut Option<Pinned>, gpa: Option<u64>) -> Option<Hpa> {
+    fn pin<'p>(&self, held: &'p mut Option<Pinned>, gpa: Option<u64>) -> Option<&'p Pinned> {
         let memory = &self.vcpu.vm.memory;
         let Some(gpa) = gpa else {
             *held = None;
             return None;
         };
-        let generation = memory.generation();
+        let epoch = memory.epoch();
         let is_same = held
             .as_ref()
-            .is_some_and(|p| p.gpa == gpa && p.generation == generation);
+            .is_some_and(|p| p.gpa == gpa && p.epoch == epoch);
         if !is_same {
-            *held = memory.pin(Gpa(gpa)).ok().map(|page| Pinned {
+            let pinned = memory.pin(Gpa(gpa)).ok();
+            *held = pinned.map(|(page, is_logged)| Pinned {
                 gpa,
-                generation,
+                epoch,
                 page,
+                is_logged,
             });
         }
-        // The processor may write it at any time while L2 runs.
-        memory.mark_dirty(Gpa(gpa).gfn());
-        held.as_ref().map(|p| Hpa(p.page.pfn().0 << PAGE_SHIFT))
+        held.as_ref()
+    }
+
+    /// Pins a page that the processor may write at any time while L2 runs.
+    fn pin_written(&self, held: &mut Option<Pinned>, gpa: Option<u64>) -> Option<Hpa> {
+        let pinned = self.pin(held, gpa)?;
+        if pinned.is_logged {
+            self.vcpu.vm.memory.mark_dirty(Gpa(pinned.gpa).gfn());
+        }
+        Some(Hpa(pinned.page.pfn().0 << PAGE_SHIFT))
     }
 
     /// Merges the MSR bitmaps of L0 and L1; `None` if L1 has none, as then every access is L1's.
-    fn merge_msr_bitmap(&mut self, index: usize) -> Result<Option<Hpa>, Stop> {
-        let memory = &self.vcpu.vm.memory;
-        let Some(nested) = self.arch.nested.as_deref_mut() else {
+    fn merge_msr_bitmap(
+        &mut self,
+        index: usize,
+        held: &mut Option<Pinned>,
+    ) -> Result<Option<Hpa>, Stop> {
+        let vmcs12 = &self.nested()?.vmcs12;
+        let (proc, proc2) = (merge::proc12(vmcs12), merge::proc2_12(vmcs12));
+        let at = proc.msr_bitmaps().then(|| vmcs12.read(MSR_BITMAP));
+        let pinned = self.pin(held, at).map(|pinned| &pinned.page);
+        let Some(at) = at else {
             return Ok(None);
         };
-        let Nested {
-            vmcs12,
-            scratch,
-            bitmap,
-            slots,
-            ..
-        } = nested;
-        let (proc, proc2) = (merge::proc12(vmcs12), merge::proc2_12(vmcs12));
-        if !proc.msr_bitmaps() || memory.read(Gpa(vmcs12.read(MSR_BITMAP)), scratch).is_err() {
+        let memory = &self.vcpu.vm.memory;
+        // A page that cannot be pinned may yet be one to read.
+        if pinned.is_none() && memory.read(Gpa(at), &mut [0]).is_err() {
             return Ok(None);
         }
-        for (word, chunk) in bitmap.iter_mut().zip(scratch.chunks_exact(8)) {
-            *word = chunk.try_into().map_or(u64::MAX, u64::from_le_bytes);
-        }
-        let Ok(l1) = <&[u64; 512]>::try_from(&bitmap[..]) else {
-            return Ok(None);
+        let l1 = |word: usize| match pinned {
+            Some(page) => page.word(word).load(Relaxed),
+            None => {
+                let mut bytes = [0xff; 8];
+                let _ = memory.read(Gpa(at).wrapping_add(8 * word as u64), &mut bytes);
+                u64::from_le_bytes(bytes)
+            }
         };
         let x2apic = if proc2.virtualize_x2apic() && proc.tpr_shadow() {
             X2apic::Virtualized {
@@ -114,18 +120,13 @@ impl Cpu<'_> {
         } else {
             X2apic::Intercepted
         };
-        let slot = &mut slots[index];
+        let Some(nested) = self.arch.nested.as_deref_mut() else {
+            return Ok(None);
+        };
+        let slot = &mut nested.slots[index];
         let l0 = self.arch.msr_bitmap.words();
         let out = slot.msr_bitmap.words_mut();
-        slot.open = msrbitmap::merge(out, l0, l1, OpenWords::of(l0), slot.open, x2apic);
-        // Their new values must reach vmcs12.
-        for number in [
-            index::IA32_SYSENTER_CS,
-            index::IA32_SYSENTER_ESP,
-            index::IA32_SYSENTER_EIP,
-        ] {
-            msrbitmap::intercept(out, number, MsrAccesses::Write);
-        }
+        slot.open = msrbitmap::merge(out, l0, l1, self.arch.msrs_open, slot.open, x2apic);
         Ok(Some(Hpa(slot.msr_bitmap.address())))
     }
 }

@@ -65,10 +65,12 @@ pub(crate) struct Slot {
 
 /// A page of L1, pinned.
 pub(crate) struct Pinned {
-    /// Its guest-physical address, and the generation of the memory slots that this holds for.
+    /// Its guest-physical address, and the epoch of the memory that this holds for.
     pub(crate) gpa: u64,
-    pub(crate) generation: u64,
+    pub(crate) epoch: u64,
     pub(crate) page: PinnedPage,
+    /// Its slot is logged.
+    pub(crate) is_logged: bool,
 }
 
 /// Pages of L1 that vmcs02 names.
@@ -78,6 +80,8 @@ pub(crate) struct PinnedPages {
     pub(crate) virtual_apic: Option<Pinned>,
     /// The APIC-access page.
     pub(crate) apic_access: Option<Pinned>,
+    /// L1's MSR bitmap.
+    pub(crate) msr_bitmap: Option<Pinned>,
 }
 
 impl Slot {
@@ -133,8 +137,6 @@ pub(crate) struct Nested {
     pub(crate) sipi: Option<u8>,
     /// Room for a region.
     pub(crate) scratch: KVec<u8>,
-    /// Room for L1's MSR bitmap.
-    pub(crate) bitmap: KVec<u64>,
 }
 
 /// What the code here does for L1 besides what the processor does.
@@ -165,8 +167,6 @@ impl Nested {
         };
         let mut scratch = KVec::new();
         scratch.resize(REGION_SIZE, 0, GFP_KERNEL_ACCOUNT)?;
-        let mut bitmap = KVec::new();
-        bitmap.resize(REGION_SIZE / 8, 0, GFP_KERNEL_ACCOUNT)?;
         let nested = Self {
             offered,
             caps,
@@ -186,7 +186,6 @@ impl Nested {
             has_init: false,
             sipi: None,
             scratch,
-            bitmap,
         };
         Ok(Some(KBox::new(nested, GFP_KERNEL_ACCOUNT)?))
     }
