@@ -50,6 +50,7 @@ use burrow_core::{
                 RunPending,
                 State, //
             },
+            sync,
             timer,
             vectoring::{
                 self,
@@ -76,13 +77,6 @@ use kernel::prelude::*;
 
 /// What an attempt to enter L2 comes to: why not, if so.
 pub(super) type Entered = Result<(), Refusal>;
-
-/// Groups that checks and the merge combine with values of which vmcs02 may have newer ones.
-const MIXED: Groups = Groups::SEGMENTS
-    .union(Groups::CRS)
-    .union(Groups::RUN)
-    .union(Groups::CONTROLS)
-    .union(Groups::MSRS);
 
 impl Cpu<'_> {
     /// VMLAUNCH and VMRESUME of L1.
@@ -117,7 +111,7 @@ impl Cpu<'_> {
         let Some(current) = current else {
             return Ok(Err(Refusal::Fail(VmFail::Invalid)));
         };
-        if nested.vmcs12.dirty().intersects(MIXED) {
+        if nested.vmcs12.dirty().intersects(sync::NEEDS_LAZY) {
             self.fetch_lazy()?;
         }
         let nested = self.nested()?;
@@ -151,7 +145,8 @@ impl Cpu<'_> {
         } else {
             Groups::ALL
         };
-        if what.intersects(MIXED) {
+        // Of the groups that the merge writes, one has fields that vmcs12 may lack.
+        if what.intersects(Groups::SEGMENTS) {
             self.fetch_lazy()?;
         }
         self.become_l2(index, &l0, cause, what)?;

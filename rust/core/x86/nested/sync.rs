@@ -23,7 +23,10 @@ use super::merge::{
     SEGMENTS_32,
     SEGMENTS_NATURAL, //
 };
-use super::vmcs12::Vmcs12;
+use super::vmcs12::{
+    Groups,
+    Vmcs12, //
+};
 
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
@@ -59,6 +62,7 @@ pub fn eager(v: &mut Vmcs12, vmcs02: &impl VmcsAccess, l2: &L2Values) {
             GUEST_INTERRUPTIBILITY_INFO,
         ],
     );
+    fetch(v, vmcs02, &[GUEST_PENDING_DBG_EXCEPTIONS]);
     v.put_synced(GUEST_ACTIVITY_STATE, l2.activity as u32);
     if proc2_12(v).virtual_intr_delivery() {
         fetch(v, vmcs02, &[GUEST_INTR_STATUS]);
@@ -118,17 +122,25 @@ fn fetch<W: Width>(v: &mut Vmcs12, vmcs02: &impl VmcsAccess, fields: &[Field<W>]
     }
 }
 
-/// Returns whether the newest value of a field may be in vmcs02 only.
-pub fn is_lazy(encoding: Encoding) -> bool {
-    let full = encoding.full();
-    let is_eager = full == GUEST_CS_AR_BYTES.encoding() || full == GUEST_SS_AR_BYTES.encoding();
-    !is_eager
-        && (SEGMENTS_16.iter().any(|field| field.encoding() == full)
-            || SEGMENTS_32.iter().any(|field| field.encoding() == full)
-            || SEGMENTS_NATURAL
-                .iter()
-                .any(|field| field.encoding() == full)
-            || full == GUEST_PENDING_DBG_EXCEPTIONS.encoding())
+/// Groups whose checks and merge look at fields for which [`is_lazy`] holds: where one of them is dirty,
+/// [`lazy`] comes first.
+pub const NEEDS_LAZY: Groups = Groups::SEGMENTS.union(Groups::CONTROLS).union(Groups::CRS);
+
+/// Returns whether the newest value of a field may be in vmcs02 only: the guest's segments and
+/// descriptor tables, but for the access rights of CS and SS.
+#[inline]
+pub const fn is_lazy(encoding: Encoding) -> bool {
+    let first16 = GUEST_ES_SELECTOR.encoding().0;
+    let last16 = GUEST_TR_SELECTOR.encoding().0;
+    let first32 = GUEST_ES_LIMIT.encoding().0;
+    let last32 = GUEST_TR_AR_BYTES.encoding().0;
+    let first_base = GUEST_ES_BASE.encoding().0;
+    let last_base = GUEST_IDTR_BASE.encoding().0;
+    let at = encoding.0;
+    let is_segment = first16 <= at && at <= last16
+        || first32 <= at && at <= last32
+        || first_base <= at && at <= last_base;
+    is_segment && at != GUEST_CS_AR_BYTES.encoding().0 && at != GUEST_SS_AR_BYTES.encoding().0
 }
 
 /// Fetches the rest of the guest state from the vmcs02 that L2 last ran with.
@@ -136,7 +148,6 @@ pub fn lazy(v: &mut Vmcs12, vmcs02: &impl VmcsAccess) {
     fetch(v, vmcs02, SEGMENTS_16);
     fetch(v, vmcs02, SEGMENTS_32);
     fetch(v, vmcs02, SEGMENTS_NATURAL);
-    fetch(v, vmcs02, &[GUEST_PENDING_DBG_EXCEPTIONS]);
 }
 
 /// What vmcs12 records of a VM exit.

@@ -456,7 +456,16 @@ impl Vmcs12 {
     /// Stores a value that vmcs02 holds as well, or exit information; marks nothing dirty.
     #[inline]
     pub fn put_synced<W: Width>(&mut self, field: Field<W>, value: W::Value) {
-        self.set(field.encoding(), W::into_raw(value));
+        self.put_synced_raw(field.encoding(), W::into_raw(value));
+    }
+
+    /// The same for any encoding.
+    #[inline]
+    pub(super) fn put_synced_raw(&mut self, encoding: Encoding, value: u64) {
+        let held = encoding.slot().and_then(|slot| self.values.get_mut(slot));
+        if let Some(held) = held {
+            *held = value & kept_bits(encoding);
+        }
     }
 
     /// Records a failed VMX instruction: the error number of VMfailValid, nothing of
@@ -564,12 +573,13 @@ fn changed_groups(row: Row, changed: u64) -> Groups {
     }
 }
 
-fn kept_bits(encoding: Encoding) -> u64 {
+#[inline]
+const fn kept_bits(encoding: Encoding) -> u64 {
     let first = GUEST_ES_AR_BYTES.encoding().0;
     let last = GUEST_TR_AR_BYTES.encoding().0;
     match encoding.width() {
         FieldWidth::Word => 0xffff,
-        FieldWidth::Double if (first..=last).contains(&encoding.0) => AR_BYTES_KEPT,
+        FieldWidth::Double if first <= encoding.0 && encoding.0 <= last => AR_BYTES_KEPT,
         FieldWidth::Double => 0xffff_ffff,
         FieldWidth::Quad | FieldWidth::Natural => u64::MAX,
     }

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
 use super::super::super::vmx::exit::ExitReason;
-use super::super::check::tests::valid;
+use super::super::check::{
+    tests::valid,
+    vm_entry, //
+};
 use super::super::merge::tests::l0;
 use super::super::merge::{
     merge,
@@ -155,6 +158,50 @@ fn every_field_that_is_fetched_late_is_lazy() {
         let is_fetched = v.read_raw(*encoding) != 0 && !eager.contains(encoding);
         assert_eq!(is_fetched, is_lazy(*encoding), "{name}");
     }
+}
+
+/// All groups whose change does not call for what is fetched late.
+const WITHOUT_LAZY: [Groups; 12] = [
+    Groups::WINDOWS,
+    Groups::EVENT,
+    Groups::EPTP,
+    Groups::TSC,
+    Groups::BITMAPS,
+    Groups::APIC,
+    Groups::HOST,
+    Groups::MSRS,
+    Groups::RUN,
+    Groups::LINK,
+    Groups::INFO,
+    Groups::RIP,
+];
+
+#[test]
+fn checks_and_merge_of_other_groups_do_without_what_is_late() {
+    let mut f = valid();
+    let groups = WITHOUT_LAZY.into_iter().fold(Groups::NONE, Groups::union);
+    assert!(!groups.intersects(NEEDS_LAZY));
+    assert_eq!(groups.union(NEEDS_LAZY), Groups::ALL);
+    let merged = |v: &Vmcs12| {
+        let mut vmcs02 = TableVmcs::new();
+        merge(v, &l0(), EntryCause::Fresh, groups, &mut vmcs02);
+        let read = |(_, encoding): &(_, Encoding)| vmcs02.read_raw(*encoding);
+        ALL.iter().map(read).collect::<Vec<_>>()
+    };
+    let right = merged(&f.vmcs12);
+    f.vmcs12.clear_dirty();
+    f.vmcs12.mark_dirty(groups);
+    for (_, encoding) in ALL.iter().filter(|(_, encoding)| is_lazy(*encoding)) {
+        // What no check of segments lets pass.
+        f.vmcs12.put_synced_raw(*encoding, 0xffff_ffff_ffff_fffe);
+    }
+    assert!(vm_entry(&f.entry()).is_ok());
+    assert_eq!(merged(&f.vmcs12), right);
+    f.vmcs12.mark_dirty(NEEDS_LAZY);
+    assert!(
+        vm_entry(&f.entry()).is_err(),
+        "which shows that they are bad"
+    );
 }
 
 fn info() -> ExitInfo {
