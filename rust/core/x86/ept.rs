@@ -131,6 +131,8 @@ bitfield! {
         51:12 frame, with_frame => u64;
         /// Burrow's own tables: the host lets this page be written.
         52:52 host_writable, with_host_writable => bool;
+        /// Burrow's shadows of a guest's EPT: writes to this page are logged.
+        53:53 logged, with_logged => bool;
         /// An EPT violation here does not become a virtualization exception.
         63:63 suppress_ve, with_suppress_ve => bool;
     }

@@ -122,13 +122,14 @@ pub fn table(child: Pfn, features: &EptFeatures) -> EptEntry {
 
 /// Returns the leaf that maps `page` for `access`.
 ///
-/// It is writable where the host allows it and the log does not have to see the first write.
+/// It is writable where the host allows it, but for a page that is read while the processor logs
+/// writes and has no flag to log them by. Where writes are logged by protection, the page goes into
+/// the log when it is mapped: that costs a page too many at times, and saves most second faults.
 pub fn leaf(page: &Page, access: Access, log: DirtyLog, features: &EptFeatures) -> EptEntry {
     let is_write = access == Access::Write;
     let writable = page.host_writable
         && match log {
-            DirtyLog::Off => true,
-            DirtyLog::WriteProtect => is_write,
+            DirtyLog::Off | DirtyLog::WriteProtect => true,
             DirtyLog::Pml => is_write || features.accessed_dirty,
         };
     EptEntry(0)

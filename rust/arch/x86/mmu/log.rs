@@ -47,6 +47,15 @@ const WORDS_AT_A_TIME: u64 = 512;
 /// Pages that are protected at a time: how long `mmu_lock` is held.
 const PAGES_AT_A_TIME: u64 = WORDS_AT_A_TIME * 64;
 
+/// What becomes of the shadows of guests' EPTs where frames are protected.
+#[derive(Clone, Copy)]
+enum Shadows {
+    /// They map the frames as such whose writes nobody logs.
+    Empty,
+    /// They know the frames as logged ones.
+    Protect,
+}
+
 impl GuestMemory {
     /// Marks `gfn` as written, as page-modification logs and the host's own writes call for. Without
     /// effect where writes are not logged.
@@ -185,7 +194,7 @@ impl Shared {
         if bitmap.get(word) & mask == 0 {
             return 0;
         }
-        self.protecting(flush, |protect| {
+        self.protecting(Shadows::Protect, flush, |protect| {
             let bits = bitmap.clear(word, mask);
             for run in dirty::runs(word, bits) {
                 protect(slot.base_gfn().wrapping_add(run.first), run.npages);
@@ -198,7 +207,7 @@ impl Shared {
     pub(super) fn protect(&self, start: Gfn, npages: u64) {
         let mut flush = false;
         for (offset, count) in chunks_of(PAGES_AT_A_TIME, 0, npages) {
-            self.protecting(&mut flush, |protect| {
+            self.protecting(Shadows::Empty, &mut flush, |protect| {
                 protect(start.wrapping_add(offset), count);
             });
         }
@@ -207,11 +216,19 @@ impl Shared {
 
     /// Runs `f` under `mmu_lock`, with a function that protects frames. The flush that it calls for
     /// may wait until the lock is gone, as nothing is removed: see [`flush_if`](Self::flush_if).
-    fn protecting<R>(&self, flush: &mut bool, f: impl FnOnce(&mut dyn FnMut(Gfn, u64)) -> R) -> R {
+    fn protecting<R>(
+        &self,
+        shadows: Shadows,
+        flush: &mut bool,
+        f: impl FnOnce(&mut dyn FnMut(Gfn, u64)) -> R,
+    ) -> R {
         let features = self.config.features;
         let log = self.config.log;
         self.locked(|mmu, debt| {
-            mmu.empty_shadows(debt);
+            match shadows {
+                Shadows::Empty => mmu.empty_shadows(debt),
+                Shadows::Protect => mmu.protect_shadows(debt),
+            }
             let result = f(&mut |gfn, npages| {
                 mmu.update(gfn, npages, debt, &mut |entry: EptEntry, level: Level| {
                     let change: Option<Change> = match (log, level) {

@@ -7,8 +7,8 @@
 //! Each belongs to one vmcs02 of one vCPU, like the TLB of a processor.
 //!
 //! To the host it is a mapping of guest memory like the main EPT, under the same lock. It cannot be
-//! searched by L1's addresses, so whatever takes a mapping or a right from the main EPT empties every
-//! shadow.
+//! searched by L1's addresses, so whatever takes a mapping from the main EPT empties every shadow, and
+//! whoever clears a dirty log protects all pages of logged slots in every shadow.
 
 use super::{
     fault::Fault,
@@ -17,6 +17,7 @@ use super::{
         Debt,
         Mmu, //
     },
+    zap,
     GuestMemory, //
 };
 use crate::vm::memslots::Slot;
@@ -74,6 +75,8 @@ pub(super) struct Shadow {
     root: KBox<Table>,
     /// How many tables there are below the root, at most.
     nr_tables: usize,
+    /// A page whose writes are logged may be writable.
+    has_logged: bool,
 }
 
 /// An access of L2 that its shadow does not map.
@@ -97,6 +100,17 @@ impl Shadow {
             debt.flush |= self.root.unlink(index, 0, &mut debt.retired);
         }
         self.nr_tables = 0;
+        self.has_logged = false;
+    }
+
+    /// Protects every page whose writes are logged.
+    fn protect(&mut self, features: &EptFeatures, debt: &mut Debt) {
+        if core::mem::take(&mut self.has_logged) {
+            zap::update_all(&mut self.root, debt, &mut |entry: EptEntry, _| {
+                let is_open = entry.is_present(features) && entry.logged() && entry.write();
+                is_open.then(|| tdp::write_protect(entry, features))?
+            });
+        }
     }
 
     /// Makes `leaf`, of `level`, what `gfn` is mapped by. Takes a table from `spare` where one is
@@ -117,6 +131,7 @@ impl Shadow {
         if self.nr_tables >= MAX_TABLES {
             self.empty(debt);
         }
+        self.has_logged |= leaf.logged() && leaf.write();
         let mut table: &mut Table = &mut self.root;
         while table.level() > level {
             let index = table.level().index(gfn.0);
@@ -151,6 +166,14 @@ impl Mmu {
             shadow.empty(debt);
         }
     }
+
+    /// Protects every page whose writes are logged, in every shadow.
+    pub(super) fn protect_shadows(&mut self, debt: &mut Debt) {
+        let features = self.features;
+        for shadow in self.shadows.iter_mut() {
+            shadow.protect(&features, debt);
+        }
+    }
 }
 
 /// Returns the features that a shadow is built with: `flags` are the processor's where L1's EPT has
@@ -163,13 +186,11 @@ fn shadow_features(features: &EptFeatures, flags: bool) -> EptFeatures {
 }
 
 /// Returns the leaf for `page`, which L1 maps with the rights of `fault`.
+///
+/// Where it is writable, the page goes into the dirty log at once, as in the main EPT.
 fn leaf(fault: &ShadowFault, page: &Page, log: DirtyLog) -> EptEntry {
-    let is_write = fault.access == Access::Write;
     let rights = fault.mapping.rights;
-    let writable = rights.write
-        && page.host_writable
-        && (log == DirtyLog::Off || is_write)
-        && fault.mapping.is_dirty;
+    let writable = rights.write && page.host_writable && fault.mapping.is_dirty;
     EptEntry(0)
         .with_read(rights.read)
         .with_write(writable)
@@ -180,6 +201,7 @@ fn leaf(fault: &ShadowFault, page: &Page, log: DirtyLog) -> EptEntry {
         .with_accessed(true)
         .with_dirty(true)
         .with_frame(page.pfn.0)
+        .with_logged(log != DirtyLog::Off)
 }
 
 impl GuestMemory {
@@ -194,7 +216,11 @@ impl GuestMemory {
     /// `ENOMEM` when there is no memory.
     pub(crate) fn new_shadow(&self) -> Result<ShadowId> {
         let root = Table::new(Level::Pml4)?;
-        let mut shadow = Some(Shadow { root, nr_tables: 0 });
+        let mut shadow = Some(Shadow {
+            root,
+            nr_tables: 0,
+            has_logged: false,
+        });
         loop {
             let room = self.shared.locked(|mmu, _| mmu.shadows.capacity());
             let mut shadows = KVec::with_capacity(room + 1, GFP_KERNEL_ACCOUNT)?;

@@ -92,6 +92,16 @@ impl Mmu {
     }
 }
 
+/// Asks `decide` about each entry below `table` that links no table, and makes the changes that it
+/// wants.
+pub(super) fn update_all(
+    table: &mut Table,
+    debt: &mut Debt,
+    decide: &mut dyn FnMut(EptEntry, Level) -> Option<Change>,
+) {
+    update_frames(table, 0, Frames::new(Gfn(0), u64::MAX), debt, decide);
+}
+
 fn zap_frames(
     table: &mut Table,
     base: u64,

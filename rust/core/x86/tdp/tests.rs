@@ -81,17 +81,17 @@ fn read_only_host_page_is_never_writable() {
 }
 
 #[test]
-fn write_protect_log_maps_reads_read_only_and_marks_writes() {
+fn write_protect_log_marks_a_page_when_it_is_mapped() {
     let request = page(9, Level::Pt);
     let log = DirtyLog::WriteProtect;
-    let (read, marked) = installed(map(NONE, &request, Access::Read, log, &AD));
-    assert!(!read.new.write() && read.new.host_writable() && !marked);
-    let (write, marked) = installed(map(read.new, &request, Access::Write, log, &AD));
-    assert!(write.new.write() && marked && !write.flush);
-    assert_eq!(
-        map(write.new, &request, Access::Write, log, &AD),
-        Map::Spurious
-    );
+    for access in [Access::Read, Access::Write] {
+        let (change, marked) = installed(map(NONE, &request, access, log, &AD));
+        assert!(change.new.write() && marked && !change.flush);
+        assert_eq!(
+            map(change.new, &request, Access::Write, log, &AD),
+            Map::Spurious
+        );
+    }
 }
 
 #[test]
