@@ -9,7 +9,7 @@
 #include <linux/init.h>
 #include "params.h"
 
-bool burrow_param_nested __ro_after_init;
+bool burrow_param_nested __ro_after_init = true;
 module_param_named(nested, burrow_param_nested, bool, 0444);
 MODULE_PARM_DESC(nested, "let guests be hypervisors");
 

@@ -242,10 +242,10 @@ impl Cpu<'_> {
     }
 
     /// Drops what this CPU caches of the EPTs that the vCPU runs with: a guest hypervisor's has
-    /// several.
+    /// several, also while it is not in VMX operation.
     fn flush_ept(&self, preempt: &PreemptOff) -> Result<(), Bug> {
         let nested = self.arch.nested.as_ref();
-        if nested.is_some_and(|nested| nested.state.root().is_some()) {
+        if nested.is_some_and(|nested| nested.slots.iter().any(|slot| slot.shadow.is_some())) {
             tlb::flush_all_epts(preempt)
         } else {
             tlb::flush_ept(self.vmcs().get(EPT_POINTER), preempt)

@@ -12,6 +12,7 @@ use crate::{
 };
 use burrow_core::{
     outcome::Bug,
+    request::Request,
     x86::{
         nested::{
             check::Env,
@@ -162,7 +163,12 @@ impl Cpu<'_> {
                 }
                 id
             }
-            None => memory.new_shadow()?,
+            None => {
+                let id = memory.new_shadow()?;
+                // Its root may have been that of a VM that is gone.
+                self.vcpu.shared.kick.request_quietly(Request::TlbFlush);
+                id
+            }
         };
         slot.shadow = Some((id, eptp12));
         let has_flags = burrow_core::x86::ept::Eptp(eptp12).accessed_dirty();
