@@ -87,6 +87,7 @@ pub(crate) fn check(cap: u32) -> isize {
         | KVM_CAP_DISABLE_QUIRKS
         | KVM_CAP_MMU_SHADOW_CACHE_CONTROL
         | KVM_CAP_STEAL_TIME
+        | KVM_CAP_PRE_FAULT_MEMORY
         | KVM_CAP_TSC_DEADLINE_TIMER => 1,
         KVM_CAP_DISABLE_QUIRKS2 => Quirk::ALL,
         KVM_CAP_SET_GUEST_DEBUG2 => Control::ALL,
@@ -102,6 +103,7 @@ pub(crate) fn check(cap: u32) -> isize {
         KVM_CAP_MAX_VCPU_ID => MAX_VCPU_ID,
         KVM_CAP_NR_MEMSLOTS => u32::from(memslot::MAX_USER_SLOTS),
         KVM_CAP_MULTI_ADDRESS_SPACE => 1,
+        KVM_CAP_VM_TYPES => 1 << KVM_X86_DEFAULT_VM,
         KVM_CAP_COALESCED_MMIO => KVM_COALESCED_MMIO_PAGE_OFFSET,
         KVM_CAP_IRQ_ROUTING => irqroute::KVM_MAX_IRQ_ROUTES as u32,
         KVM_CAP_ADJUST_CLOCK => KVM_CLOCK_VALID_FLAGS,

@@ -12,6 +12,7 @@ pub(crate) mod enable_cap;
 pub(crate) mod events;
 pub(crate) mod mce;
 pub(crate) mod msrs;
+pub(crate) mod pre_fault;
 pub(crate) mod regs;
 pub(crate) mod sync_regs;
 pub(crate) mod vcpu;

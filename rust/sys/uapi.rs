@@ -89,6 +89,7 @@ plain!(
     kvm_msi,
     kvm_msr_entry,
     kvm_msr_filter,
+    kvm_pre_fault_memory,
     kvm_regs,
     kvm_segment,
     kvm_sregs,
