@@ -98,6 +98,19 @@ impl GuestTsc {
         tsc.wrapping_sub(self.ratio.scale(host_tsc))
     }
 
+    /// Returns what the host's TSC, now `host_tsc`, reads when the guest's reaches `guest_tsc`: now
+    /// if it has. The greatest value stands for a time that does not come.
+    #[inline]
+    pub fn host_time_of(&self, guest_tsc: u64, host_tsc: u64) -> u64 {
+        let ahead = guest_tsc.saturating_sub(self.read(host_tsc));
+        let ahead = match self.ratio {
+            TscRatio::ONE => Some(ahead),
+            // Rounded up, so that the guest's TSC has got there.
+            ratio => ratio.unscale(ahead).map(|cycles| cycles.saturating_add(1)),
+        };
+        host_tsc.saturating_add(ahead.unwrap_or(u64::MAX))
+    }
+
     /// Returns the TSC of a guest (L2) whose hypervisor (L1) has this one and derives L2's by
     /// `l2`. Both offsets are signed.
     pub const fn nested(&self, l2: Self) -> Self {

@@ -24,6 +24,42 @@ fn vm(tsc: u64) -> (VmTsc, VcpuTsc) {
 }
 
 #[test]
+fn at_the_host_time_of_a_guest_time_the_guest_reads_it() {
+    for ratio in [
+        TscRatio::ONE,
+        TscRatio::from_bits(TscRatio::ONE.bits() / 3),
+        TscRatio::from_bits(TscRatio::ONE.bits() * 7 / 2),
+    ] {
+        let tsc = GuestTsc {
+            ratio,
+            offset: 5_000_000_000u64.wrapping_neg(),
+        };
+        let now = 20_000_000_000;
+        for ahead in [1, 2, 3, 1000, 123_456_789_012] {
+            let wanted = tsc.read(now) + ahead;
+            let then = tsc.host_time_of(wanted, now);
+            assert!(tsc.read(then) >= wanted, "{ratio:?} {ahead}");
+            assert!(tsc.read(then - 5) < wanted, "{ratio:?} {ahead}");
+        }
+    }
+}
+
+#[test]
+fn a_guest_time_that_has_passed_is_now_and_one_too_far_never_comes() {
+    let slow = GuestTsc {
+        ratio: TscRatio::from_bits(TscRatio::ONE.bits() / 4),
+        offset: 0,
+    };
+    assert!(slow.host_time_of(10, 1000) <= 1001);
+    assert_eq!(slow.host_time_of(u64::MAX, 1000), u64::MAX);
+    let plain = GuestTsc {
+        ratio: TscRatio::ONE,
+        offset: 0,
+    };
+    assert_eq!(plain.host_time_of(10, 1000), 1000);
+}
+
+#[test]
 fn ratio_of_equal_frequencies_is_one() {
     assert_eq!(TscRatio::from_khz(KHZ, KHZ), Some(TscRatio::ONE));
     assert_eq!(TscRatio::from_khz(1, 2).map(TscRatio::bits), Some(1 << 47));

@@ -8,3 +8,4 @@ pub mod ctls;
 pub mod exit;
 pub mod field;
 pub mod insn;
+pub mod preemption_timer;
