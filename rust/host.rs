@@ -4,15 +4,28 @@
 
 use burrow_core::{
     vpid,
-    x86::vmx::caps::{
-        ControlSet,
-        HostSupport,
-        Params,
-        VmxCaps, //
+    x86::{
+        clock,
+        vmx::{
+            caps::{
+                ControlSet,
+                HostSupport,
+                Params,
+                VmxCaps, //
+            },
+            preemption_timer::{
+                self,
+                PreemptionTimer,
+                Trial, //
+            },
+        },
     },
 };
 use burrow_sys::{
-    context::PerCpu,
+    context::{
+        self,
+        PerCpu, //
+    },
     fpu, params,
     x86::{
         cpu::{
@@ -40,6 +53,9 @@ use kernel::{
     },
 };
 
+/// The longest turn of a guest, in microseconds, where [`Trial`] says that turns must be bounded.
+const TURN_US: u64 = 1000;
+
 /// Facts that do not change while the module is loaded.
 pub(crate) struct Host {
     /// The VMX capability MSRs.
@@ -56,8 +72,48 @@ pub(crate) struct Host {
     pub(crate) tsc_khz: u32,
     /// IA32_SPEC_CTRL exists.
     pub(crate) has_spec_ctrl: bool,
+    /// The VMX-preemption timer, where it is used.
+    pub(crate) timer: Option<PreemptionTimer>,
+    /// Its value for a turn of [`TURN_US`].
+    turn: u32,
+    /// A [`Trial`], which vCPUs of all CPUs make and settle; whose word is lost does not matter.
+    trial: Atomic<u32>,
     /// The VPIDs of all vCPUs.
     pub(crate) vpids: Arc<Vpids>,
+}
+
+impl Host {
+    /// Returns the value of the VMX-preemption timer that bounds a turn of the guest.
+    #[inline]
+    pub(crate) fn turn_bound(&self) -> u32 {
+        if self.trial().must_bound() {
+            self.turn
+        } else {
+            u32::MAX
+        }
+    }
+
+    /// Returns how far it is known whether interrupts end a guest with RFLAGS.IF = 0.
+    #[inline]
+    pub(crate) fn trial(&self) -> Trial {
+        Trial::from_word(context::peek(&self.trial))
+    }
+
+    /// Returns whether that is to be tried.
+    #[inline]
+    pub(crate) fn wants_trial(&self) -> bool {
+        self.trial().is_open()
+            && self.timer.is_some()
+            && self.ctls.switchable.proc.monitor_trap_flag()
+    }
+
+    /// Takes note of what a trial has shown.
+    pub(crate) fn set_trial(&self, trial: Trial) {
+        if trial.must_bound() && !trial.is_open() && self.trial().is_open() {
+            pr_info!("interrupts do not end a guest with RFLAGS.IF=0 on this CPU: its turns are bounded\n");
+        }
+        self.trial.store(trial.into_word(), Relaxed);
+    }
 }
 
 /// The VPIDs of all vCPUs, handed out by generation.
@@ -135,6 +191,8 @@ pub(crate) fn init() -> Result {
     // CPUID.80000008H:EAX[7:0], CPUID.(0DH,1):EAX[3]
     let maxphyaddr = (insn::cpuid(0x8000_0008, 0).eax & 0xff) as u8;
     let has_xsaves = fpu::host_xcr0() != 0 && insn::cpuid(0xd, 1).eax & (1 << 3) != 0;
+    let tsc_khz = burrow_sys::context::tsc_khz();
+    let timer = usable_timer(&caps, &ctls, tsc_khz);
     HOST.populate(Host {
         caps,
         ctls,
@@ -145,11 +203,24 @@ pub(crate) fn init() -> Result {
             0
         },
         maxphyaddr,
-        tsc_khz: burrow_sys::context::tsc_khz(),
+        tsc_khz,
         has_spec_ctrl: cpu::has(burrow_sys::uapi::X86_FEATURE_MSR_SPEC_CTRL),
+        timer,
+        turn: timer.map_or(0, |timer| {
+            timer.turn(clock::ns_to_ticks(TURN_US * 1000, tsc_khz))
+        }),
+        trial: Atomic::new(Trial::NEW.into_word()),
         vpids,
     });
     Ok(())
+}
+
+/// Returns the VMX-preemption timer if it is there, wanted, and known to keep time.
+fn usable_timer(caps: &VmxCaps, ctls: &ControlSet, tsc_khz: u32) -> Option<PreemptionTimer> {
+    let is_usable = ctls.has_preemption_timer()
+        && tsc_khz != 0
+        && !preemption_timer::is_broken(insn::cpuid(1, 0).eax);
+    is_usable.then(|| PreemptionTimer::new(caps.misc))
 }
 
 fn wanted() -> Params {

@@ -17,6 +17,7 @@ use kernel::prelude::*;
 ///
 /// None of its own: a signal ends the sleep, and the caller's loop sees it.
 pub(super) fn block(cpu: &mut Cpu<'_>) -> Result<bool> {
+    cpu.check_timer();
     cpu.accept_posted();
     if is_awake(cpu) {
         return Ok(true);
@@ -25,12 +26,14 @@ pub(super) fn block(cpu: &mut Cpu<'_>) -> Result<bool> {
     cpu.arch.extended.fpu.put();
     let start_ns = context::mono_ns();
     cpu.vcpu.stats.set(VcpuStat::Blocking, 1);
+    cpu.sleep_timer();
     shared.kick.sleep_until(|| {
         !shared.kick.pending().is_empty()
             || shared.posted.has_vectors()
             || shared.posted.has_signals()
             || context::signal_pending()
     });
+    cpu.wake_timer();
     cpu.note_wakeup(context::mono_ns().saturating_sub(start_ns));
     cpu.arch.extended.fpu.load();
     cpu.accept_posted();

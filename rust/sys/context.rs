@@ -236,6 +236,12 @@ pub fn poke<T: AtomicType>(word: &Atomic<T>, value: T) {
     unsafe { word.as_ptr().write_volatile(value) }
 }
 
+/// Returns whether the time-stamp counters of all CPUs are known to agree, and to keep time.
+pub fn is_tsc_stable() -> bool {
+    // SAFETY: Reads a variable of the kernel's.
+    unsafe { bindings::burrow_is_tsc_stable() }
+}
+
 /// A word of bits that several contexts set and clear.
 pub struct AtomicBits(Atomic<u64>);
 

@@ -29,7 +29,7 @@ bool burrow_param_enable_shadow_vmcs __ro_after_init;
 module_param_named(enable_shadow_vmcs, burrow_param_enable_shadow_vmcs, bool, 0444);
 MODULE_PARM_DESC(enable_shadow_vmcs, "VMCS shadowing for nested guests");
 
-bool burrow_param_preemption_timer __ro_after_init;
+bool burrow_param_preemption_timer __ro_after_init = true;
 module_param_named(preemption_timer, burrow_param_preemption_timer, bool, 0444);
 MODULE_PARM_DESC(preemption_timer, "the VMX-preemption timer for the guest's APIC timer");
 

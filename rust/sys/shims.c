@@ -150,6 +150,7 @@ u64 burrow_host_efer(void)
 }
 
 u32 burrow_tsc_khz(void) { return tsc_khz; }
+bool burrow_is_tsc_stable(void) { return !check_tsc_unstable(); }
 u64 burrow_ktime_boot_ns(void) { return ktime_get_boottime_ns(); }
 u64 burrow_ktime_ns(void) { return ktime_get_ns(); }
 u64 burrow_ktime_real_ns(void) { return ktime_get_real_ns(); }

@@ -60,6 +60,7 @@ int burrow_rdmsr_safe(u32 msr, u64 *val);
 int burrow_wrmsr_safe(u32 msr, u64 val);
 u64 burrow_host_efer(void);
 u32 burrow_tsc_khz(void);
+bool burrow_is_tsc_stable(void);
 u64 burrow_ktime_boot_ns(void);
 u64 burrow_ktime_ns(void);
 u64 burrow_ktime_real_ns(void);

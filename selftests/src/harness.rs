@@ -59,6 +59,14 @@ pub fn skip(reason: &str) -> ! {
     exit(SKIPPED)
 }
 
+/// Ends the current test as skipped where upstream's KVM is loaded, which has a parameter that nobody
+/// else has.
+pub fn skip_on_upstream(reason: &str) {
+    if std::path::Path::new("/sys/module/kvm_intel/parameters/dump_invalid_vmcs").exists() {
+        skip(reason);
+    }
+}
+
 /// What a test's process came to.
 enum Verdict {
     Passed,

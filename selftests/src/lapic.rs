@@ -18,6 +18,7 @@ use crate::{
         Mode,
         DATA, //
     },
+    harness::skip_on_upstream,
     ioctl::*,
     kvm::*, //
 };
@@ -50,6 +51,9 @@ group!("lapic":
     a_deadline_in_the_past_fires_at_once,
     a_deadline_of_zero_disarms,
     the_deadline_survives_save_and_restore,
+    a_deadline_that_passes_in_userspace_fires_in_the_next_run,
+    the_deadline_comes_nearer_when_the_tsc_is_set_forward,
+    the_deadline_interrupts_a_busy_guest,
     the_timer_interrupts_a_busy_guest,
 );
 
@@ -662,6 +666,14 @@ fn the_divider_divides() {
     assert!(start.elapsed() >= Duration::from_millis(15));
 }
 
+/// Guest code that arms the deadline as many TSC ticks from now as [`DATA`] says.
+macro_rules! arm_deadline {
+    () => {
+        "rdtsc; shl rdx, 32; or rax, rdx; add rax, [0x20000]; mov rdx, rax; shr rdx, 32; \
+         mov ecx, 0x6e0; wrmsr"
+    };
+}
+
 /// Arms the deadline `distance` TSC ticks from now, negative for the past, then
 /// halts; tells the deadline MSR's value afterwards.
 fn deadline(distance: i64) -> Guest {
@@ -673,14 +685,7 @@ fn deadline(distance: i64) -> Guest {
             "mov ecx, 0x832",
             "mov eax, 0x40075",
             "wrmsr",
-            "rdtsc",
-            "shl rdx, 32",
-            "or rax, rdx",
-            "add rax, [0x20000]",
-            "mov rdx, rax",
-            "shr rdx, 32",
-            "mov ecx, 0x6e0",
-            "wrmsr",
+            arm_deadline!(),
             "out 0xe2, al",
             "sti",
             "hlt",
@@ -741,6 +746,59 @@ fn the_deadline_survives_save_and_restore() {
     assert!(guest.cpu().set_msr(0x6e0, saved));
     assert_eq!(guest.run_to_done(), 0);
     assert_eq!(guest.count(0x75), 1);
+}
+
+fn a_deadline_that_passes_in_userspace_fires_in_the_next_run() {
+    let guest = deadline(0);
+    guest.memory.write(DATA, 5 * tsc_khz(&guest));
+    guest.run_to(0xe2);
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(guest.run_to_done(), 0);
+    assert_eq!(guest.count(0x75), 1);
+}
+
+fn the_deadline_comes_nearer_when_the_tsc_is_set_forward() {
+    skip_on_upstream("upstream leaves the deadline where it was");
+    let guest = deadline(0);
+    let minute = 60_000 * tsc_khz(&guest);
+    guest.memory.write(DATA, minute);
+    guest.run_to(0xe2);
+    let tsc = guest.cpu().msr(0x10).expect("IA32_TIME_STAMP_COUNTER");
+    // CAST: positive.
+    assert!(guest.cpu().set_msr(0x10, tsc + minute as u64));
+    assert_eq!(guest.run_to_done(), 0);
+    assert_eq!(guest.count(0x75), 1);
+}
+
+fn the_deadline_interrupts_a_busy_guest() {
+    // Ten times, each 1 ms after the last; the handler's count is all that the loop looks at.
+    let guest = Guest::with_lapic(
+        Mode::Long,
+        code!(
+            64,
+            enable_x2apic!(),
+            "mov ecx, 0x832",
+            "mov eax, 0x40075",
+            "wrmsr",
+            "xor ebx, ebx",
+            "2:",
+            "inc ebx",
+            arm_deadline!(),
+            "sti",
+            "3:",
+            "cmp [0x163a8], ebx",
+            "jb 3b",
+            "cli",
+            "cmp ebx, 10",
+            "jb 2b",
+            "out 0xe1, al"
+        ),
+    );
+    guest.memory.write(DATA, tsc_khz(&guest));
+    let start = Instant::now();
+    guest.run_to_done();
+    assert!(start.elapsed() >= Duration::from_millis(9));
+    assert_eq!(guest.count(0x75), 10);
 }
 
 fn the_timer_interrupts_a_busy_guest() {

@@ -75,6 +75,7 @@ use burrow_sys::{
         Timer, //
     },
     uapi::KVM_X2APIC_API_USE_32BIT_IDS,
+    x86::insn, //
 };
 use kernel::{
     prelude::*,
@@ -95,7 +96,11 @@ const MIN_PERIOD_NS: u64 = 200_000;
 pub(crate) struct Lapic {
     model: lapic::Lapic<Registers>,
     timer: Arc<Timer>,
+    /// The host timer, while it is set.
     armed: Option<Armed>,
+    /// When the guest's timer is due, in the host's TSC, where the processor's timer stands for it
+    /// while the vCPU runs, and the host timer while it sleeps.
+    due: Option<u64>,
     /// The vector of a level-triggered interrupt that the guest has ended, for userspace.
     ended: Option<u8>,
 }
@@ -134,9 +139,23 @@ impl Lapic {
             model,
             timer,
             armed: None,
+            due: None,
             ended: None,
         };
         Ok(Some(KBox::new(lapic, GFP_KERNEL_ACCOUNT)?))
+    }
+
+    /// Returns when the timer is due, in the host's TSC, if the processor's timer is to end the
+    /// guest's turn then.
+    #[inline]
+    pub(crate) fn due(&self) -> Option<u64> {
+        self.due
+    }
+
+    /// Sets the host timer to fire in `cycles` of the host's TSC.
+    fn arm(&mut self, cycles: u64, host_khz: u32) {
+        let delay_ns = clock::ticks_to_ns(cycles, host_khz);
+        self.armed = Some(self.timer.clone().arm(delay_ns));
     }
 }
 
@@ -171,6 +190,7 @@ impl Cpu<'_> {
             let (now, tsc) = (context::mono_ns(), self.guest_tsc());
             if let Some(lapic) = self.arch.lapic.as_mut() {
                 lapic.armed = None;
+                lapic.due = None;
                 let effects = lapic.model.timer_fired(now, tsc);
                 self.carry_out(&effects);
             }
@@ -263,25 +283,69 @@ impl Cpu<'_> {
         }
     }
 
-    /// Sets the host timer that stands for the guest's.
+    /// Sets what stands for the guest's timer: the processor's timer where it can, else the host's.
     fn set_host_timer(&mut self, action: TimerAction) {
-        let guest_tsc = self.guest_tsc();
-        let khz = self.tsc_khz().max(1);
+        let host_tsc = insn::rdtsc();
+        let counter = self.arch.tsc.counter.tsc;
+        let khz = self.host.tsc_khz;
+        let has_processor_timer = self.host.timer.is_some() && context::is_tsc_stable();
         let Some(lapic) = self.arch.lapic.as_mut() else {
             return;
         };
         lapic.armed = None;
-        let delay_ns = match action {
+        lapic.due = None;
+        let due = match action {
             TimerAction::Cancel => return,
-            TimerAction::ArmNs { deadline_ns } => deadline_ns.saturating_sub(context::mono_ns()),
-            TimerAction::ArmTsc { deadline_tsc } => {
-                clock::ticks_to_ns(deadline_tsc.saturating_sub(guest_tsc), khz)
+            TimerAction::ArmNs { deadline_ns } => {
+                let delay_ns = deadline_ns.saturating_sub(context::mono_ns());
+                host_tsc.saturating_add(clock::ns_to_ticks(delay_ns, khz))
             }
+            TimerAction::ArmTsc { deadline_tsc } => counter.host_time_of(deadline_tsc, host_tsc),
         };
-        if delay_ns == 0 {
+        if due <= host_tsc {
             self.vcpu.shared.posted.post_timer();
+        } else if has_processor_timer {
+            lapic.due = Some(due);
         } else {
-            lapic.armed = Some(lapic.timer.clone().arm(delay_ns));
+            lapic.arm(due - host_tsc, khz);
+        }
+    }
+
+    /// Lets the host timer stand for the guest's while the vCPU sleeps.
+    pub(crate) fn sleep_timer(&mut self) {
+        let khz = self.host.tsc_khz;
+        if let Some(lapic) = self.arch.lapic.as_mut() {
+            if let Some(due) = lapic.due {
+                lapic.arm(due.saturating_sub(insn::rdtsc()), khz);
+            }
+        }
+    }
+
+    /// Ends what [`sleep_timer`](Self::sleep_timer) began.
+    pub(crate) fn wake_timer(&mut self) {
+        if let Some(lapic) = self.arch.lapic.as_mut() {
+            if lapic.due.is_some() {
+                lapic.armed = None;
+            }
+        }
+    }
+
+    /// Looks whether the guest's timer is due, where no host timer tells.
+    pub(crate) fn check_timer(&self) {
+        let due = self.arch.lapic.as_ref().and_then(|lapic| lapic.due);
+        if due.is_some_and(|due| due <= insn::rdtsc()) {
+            self.vcpu.shared.posted.post_timer();
+        }
+    }
+
+    /// Sets the timer anew after the guest's TSC was changed, if it waits for that.
+    pub(crate) fn timer_follows_tsc(&mut self) {
+        let Some(lapic) = self.arch.lapic.as_ref() else {
+            return;
+        };
+        let action = lapic.model.timer().action();
+        if matches!(action, TimerAction::ArmTsc { .. }) {
+            self.set_host_timer(action);
         }
     }
 
@@ -514,6 +578,7 @@ impl Cpu<'_> {
     ///
     /// `EINVAL` where the kernel has no local APIC.
     pub(crate) fn save_lapic(&mut self, state: &mut LapicState) -> Result {
+        self.check_timer();
         self.accept_posted();
         let format = self.id_format();
         let lapic = self.arch.lapic.as_ref().ok_or(EINVAL)?;

@@ -94,7 +94,7 @@ impl Cpu<'_> {
             }
         }
         let visit = Visit::begin(&self.hw, &irqs);
-        let attempt = self.visit(&visit, &irqs);
+        let attempt = self.visit(&visit, &preempt, &irqs);
         visit.end();
         kick.leave();
         if let Attempt::Exit { reason, intr_info } = attempt {
@@ -108,19 +108,26 @@ impl Cpu<'_> {
     /// Enters the guest, and again as long as it exits for what is handled without delay and leaves
     /// nothing else to do.
     #[inline]
-    fn visit(&mut self, visit: &Visit, irqs: &IrqsOff<'_>) -> Attempt {
+    fn visit(&mut self, visit: &Visit, preempt: &PreemptOff, irqs: &IrqsOff<'_>) -> Attempt {
         let mut quick_exits = if self.arch.events.is_quiet() && !self.is_l2() {
             QUICK_EXITS
         } else {
             0
         };
         loop {
+            if !self.arm_timer(preempt) {
+                return Attempt::Handled(Ok(Outcome::Resume));
+            }
+            let is_trial = self.begin_trial(preempt, irqs);
             self.note_entry();
             let (reason, intr_info) = match self.switch(visit) {
                 Entered::Failed(error) => return Attempt::Failed(error),
                 Entered::Exit { reason, intr_info } => (reason, intr_info),
             };
             self.arch.has_run = true;
+            if is_trial {
+                self.end_trial(reason);
+            }
             self.note_exit(reason, intr_info);
             if quick_exits == 0 {
                 return Attempt::Exit { reason, intr_info };

@@ -113,9 +113,7 @@ impl Cpu<'_> {
         let interrupt_window = decision.interrupt_window
             || window_wanted && !self.is_ready_for_interrupt()
             || self.has_interrupt() && !blocking.debugger_blocks && !self.l1_takes_interrupts();
-        if self.is_l2() {
-            self.set_l2_timer(l2 == L2Events::Later);
-        }
+        self.arch.leaves_at_once = l2 == L2Events::Later;
         self.set_windows(interrupt_window, decision.nmi_window);
         Ok(())
     }

@@ -37,6 +37,7 @@ pub(crate) mod msr;
 pub(crate) mod pvclock;
 pub(crate) mod reset;
 pub(crate) mod tally;
+pub(crate) mod timer;
 pub(crate) mod tlb;
 pub(crate) mod tsc;
 

@@ -45,6 +45,8 @@ impl Cpu<'_> {
     pub(crate) fn init_vmcs(&mut self) {
         self.hw.init_host_state();
         self.arch.ctls = host().ctls.initial.without_tpr_shadow();
+        let pin = self.arch.ctls.pin;
+        self.arch.ctls.pin = pin.with_preemption_timer(self.host.timer.is_some());
         let ctls = self.arch.ctls;
         let vmcs = self.vmcs();
         vmcs.set(PIN_BASED_VM_EXEC_CONTROL, ctls.pin.0);

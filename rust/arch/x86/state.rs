@@ -194,6 +194,8 @@ pub(crate) struct VcpuArch {
     pub(crate) signal_mask: Option<u64>,
     /// `KVM_SET_GUEST_DEBUG`.
     pub(crate) guest_debug: GuestDebug,
+    /// The coming entry is to end before its first instruction.
+    pub(crate) leaves_at_once: bool,
     /// `KVM_RUN` has entered the guest.
     pub(crate) has_run: bool,
 }
@@ -254,6 +256,7 @@ impl VcpuArch {
             nested: Nested::new(options.has_quirk(Quirk::StuffFeatureMsrs))?,
             signal_mask: None,
             guest_debug: GuestDebug::default(),
+            leaves_at_once: false,
             has_run: false,
         };
         Ok(KBox::new(arch, GFP_KERNEL_ACCOUNT)?)

@@ -140,6 +140,7 @@ impl Cpu<'_> {
     /// Brings the VMCS and the clock up to date.
     fn tsc_changed(&mut self) {
         self.write_tsc_fields();
+        self.timer_follows_tsc();
         self.vcpu.shared.kick.request_quietly(Request::ClockUpdate);
     }
 

@@ -50,7 +50,6 @@ use burrow_core::{
                 ExitReason,
                 ExitReasonWord, //
             },
-            field::*, //
         },
     },
 };
@@ -254,29 +253,6 @@ impl Cpu<'_> {
             if let State::NonRoot(l2) = &mut nested.state {
                 l2.run_pending = RunPending::No;
             }
-        }
-    }
-
-    /// Sets the processor's timer for the coming entry: to 0 where L2 must leave at once, else to the
-    /// end of L1's timer.
-    pub(crate) fn set_l2_timer(&mut self, is_immediate: bool) {
-        let rate = crate::host::host().caps.misc.preemption_timer_rate();
-        let tsc = self.guest_tsc();
-        let deadline = match self.arch.nested.as_ref().map(|nested| nested.state) {
-            Some(State::NonRoot(l2)) => l2.timer_deadline,
-            _ => None,
-        };
-        let value = match (is_immediate, deadline) {
-            (true, _) => Some(0),
-            (false, Some(end)) => Some(timer::remaining(end, tsc, rate)),
-            (false, None) => None,
-        };
-        let pin = self.arch.ctls.pin.with_preemption_timer(value.is_some());
-        self.arch.ctls.pin = pin;
-        let vmcs = self.vmcs();
-        vmcs.set(PIN_BASED_VM_EXEC_CONTROL, pin.0);
-        if let Some(value) = value {
-            vmcs.set(VMX_PREEMPTION_TIMER_VALUE, value);
         }
     }
 }
