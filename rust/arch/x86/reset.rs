@@ -40,6 +40,12 @@ use burrow_core::x86::{
 /// What stands in EDX after reset: a family 6 processor.
 const EDX_RESET: u64 = 0x600;
 
+/// PAUSEs at most this many cycles apart make a loop...
+const PAUSE_GAP: u32 = 128;
+/// ...which exits when it has lasted for this many cycles: longer than a lock is held by a vCPU that
+/// runs. SDM 3C "Controls for PAUSE-Loop Exiting", 25.6.13.
+const PAUSE_WINDOW: u32 = 4096;
+
 impl Cpu<'_> {
     /// Fills a new vmcs01.
     pub(crate) fn init_vmcs(&mut self) {
@@ -47,8 +53,15 @@ impl Cpu<'_> {
         self.arch.ctls = host().ctls.initial.without_tpr_shadow();
         let pin = self.arch.ctls.pin;
         self.arch.ctls.pin = pin.with_preemption_timer(self.host.timer.is_some());
+        let has_ple = host().ctls.switchable.proc2.pause_loop_exiting();
+        let proc2 = self.arch.ctls.proc2;
+        self.arch.ctls.proc2 = proc2.with_pause_loop_exiting(has_ple);
         let ctls = self.arch.ctls;
         let vmcs = self.vmcs();
+        if has_ple {
+            vmcs.set(PLE_GAP, PAUSE_GAP);
+            vmcs.set(PLE_WINDOW, PAUSE_WINDOW);
+        }
         vmcs.set(PIN_BASED_VM_EXEC_CONTROL, ctls.pin.0);
         vmcs.set(CPU_BASED_VM_EXEC_CONTROL, ctls.proc.0);
         vmcs.set(SECONDARY_VM_EXEC_CONTROL, ctls.proc2.0);
