@@ -49,6 +49,8 @@ pub(crate) fn handle(cpu: &mut Cpu<'_>, word: ExitReasonWord, _irqs: &IrqsOff<'_
     const VMCALL: u32 = ExitReason::Vmcall as u32;
     const RDMSR: u32 = ExitReason::MsrRead as u32;
     const WRMSR: u32 = ExitReason::MsrWrite as u32;
+    const VMREAD: u32 = ExitReason::Vmread as u32;
+    const VMWRITE: u32 = ExitReason::Vmwrite as u32;
     let handled = match word.0 {
         CPUID => misc::cpuid(cpu),
         VMCALL if hypercall::is_quick(cpu) => hypercall::hypercall(cpu),
@@ -61,6 +63,8 @@ pub(crate) fn handle(cpu: &mut Cpu<'_>, word: ExitReasonWord, _irqs: &IrqsOff<'_
             }
             handled
         }
+        VMREAD if cpu.quick_access(ExitReason::Vmread) => Ok(Outcome::Skip),
+        VMWRITE if cpu.quick_access(ExitReason::Vmwrite) => Ok(Outcome::Skip),
         _ => return Quick::No,
     };
     let Ok(Outcome::Skip) = handled else {

@@ -4,7 +4,10 @@
 
 use crate::arch::x86::{
     cpu::Cpu,
-    nested::insn::Ended,
+    nested::{
+        insn::Ended,
+        state::Nested, //
+    },
     outcome::{
         Handled,
         Stop, //
@@ -14,17 +17,24 @@ use burrow_core::{
     outcome::Exception,
     x86::{
         nested::{
-            state::State,
+            state::{
+                Root,
+                State, //
+            },
             sync,
             vmcs12::{
                 ReadOnlyFields,
                 Vmcs12, //
             }, //
         },
+        regs::Rflags,
         vmx::{
             exit::ExitReason,
             field::Encoding,
-            insn::VmFail, //
+            insn::{
+                self,
+                VmFail, //
+            }, //
         }, //
     }, //
 };
@@ -40,6 +50,53 @@ impl Cpu<'_> {
             State::Root(root) => root.current.map(|_| &mut nested.vmcs12),
             State::VmxOff | State::Smm { .. } => None,
         })
+    }
+
+    /// Carries out a VMREAD or VMWRITE of L1 if that is short: in 64-bit mode and with a register
+    /// operand, on a field that is there. Returns `false` for others; then nothing has happened.
+    #[inline]
+    pub(crate) fn quick_access(&mut self, reason: ExitReason) -> bool {
+        let info = self.insn_info();
+        if !info.is_register() || !self.is_64bit_code() || self.cpl() > 0 {
+            return false;
+        }
+        let field = self.gpr(usize::from(info.reg2()));
+        let at = usize::from(info.reg1());
+        let written = self.gpr(at);
+        let Some(nested) = self.arch.nested.as_deref_mut() else {
+            return false;
+        };
+        let State::Root(Root {
+            current: Some(_), ..
+        }) = nested.state
+        else {
+            return false;
+        };
+        // CAST: what is wider than an encoding is no field, and fails below.
+        if nested.is_lazy && sync::is_lazy(Encoding(field as u32)) {
+            return false;
+        }
+        let done = if reason == ExitReason::Vmread {
+            match nested.vmcs12.vmread(field, &nested.fields) {
+                Ok(value) => {
+                    self.set_gpr(at, value);
+                    true
+                }
+                Err(_) => false,
+            }
+        } else {
+            let writable = writable(nested);
+            let fields = &nested.fields;
+            nested
+                .vmcs12
+                .vmwrite(field, written, fields, writable)
+                .is_ok()
+        };
+        if done {
+            let flags = insn::rflags_after(self.rflags().0, Ok(()));
+            self.set_rflags(Rflags(flags));
+        }
+        done
     }
 
     /// VMREAD and VMWRITE of L2 that L1 lets through to the shadow VMCS.
@@ -96,11 +153,7 @@ impl Cpu<'_> {
         };
         self.fetch_if_lazy(field)?;
         let nested = self.nested()?;
-        let writable = if nested.caps.misc.vmwrite_any() {
-            ReadOnlyFields::Writable
-        } else {
-            ReadOnlyFields::Protected
-        };
+        let writable = writable(nested);
         let fields = nested.fields;
         let Some(target) = self.target_vmcs()? else {
             return Ok(Err(VmFail::Invalid));
@@ -115,5 +168,14 @@ impl Cpu<'_> {
             self.fetch_lazy()?;
         }
         Ok(())
+    }
+}
+
+/// Returns whether L1 may write read-only fields.
+fn writable(nested: &Nested) -> ReadOnlyFields {
+    if nested.caps.misc.vmwrite_any() {
+        ReadOnlyFields::Writable
+    } else {
+        ReadOnlyFields::Protected
     }
 }

@@ -321,14 +321,14 @@ impl FieldSet {
     /// Returns whether the field (either half) exists.
     #[inline]
     pub fn contains(&self, encoding: Encoding) -> bool {
-        encoding
-            .slot()
-            .and_then(|slot| {
-                self.0
-                    .get(slot >> 6)
-                    .map(|word| (word >> (slot & 63)) & 1 != 0)
-            })
-            .unwrap_or(false)
+        encoding.slot().is_some_and(|slot| self.contains_slot(slot))
+    }
+
+    #[inline]
+    fn contains_slot(&self, slot: usize) -> bool {
+        self.0
+            .get(slot >> 6)
+            .is_some_and(|word| (word >> (slot & 63)) & 1 != 0)
     }
 
     /// Returns IA32_VMX_VMCS_ENUM: the highest index of any field, in bits 9:1.
@@ -504,13 +504,20 @@ impl Vmcs12 {
         if row.encoding.kind() == FieldKind::ReadOnly && writable == ReadOnlyFields::Protected {
             return Err(VmInsnError::VmwriteReadOnlyComponent);
         }
-        let old = self.values.get(slot).copied().unwrap_or(0);
+        let Some(held) = self.values.get_mut(slot) else {
+            return Ok(());
+        };
+        let old = *held;
         let full = if operand & 1 != 0 {
             (old & 0xffff_ffff) | (value << 32)
         } else {
             value
         };
-        self.write_raw(row.encoding, full);
+        *held = full & kept_bits(row.encoding);
+        let changed = old ^ *held;
+        if changed != 0 {
+            self.dirty = self.dirty.union(changed_groups(row, changed));
+        }
         Ok(())
     }
 
@@ -554,9 +561,8 @@ pub enum ReadOnlyFields {
 fn lookup(operand: u64, exists: &FieldSet) -> Result<(usize, Row), VmInsnError> {
     u32::try_from(operand)
         .ok()
-        .map(Encoding)
-        .filter(|encoding| exists.contains(*encoding))
-        .and_then(row)
+        .and_then(|encoding| row(Encoding(encoding)))
+        .filter(|(slot, _)| exists.contains_slot(*slot))
         .ok_or(VmInsnError::UnsupportedComponent)
 }
 
