@@ -51,6 +51,9 @@ impl Cpu<'_> {
             return;
         };
         nested.caps.cr4_fixed1 = nested.offered.cr4_fixed1 & !reserved;
+        for slot in &mut nested.slots {
+            slot.last = None;
+        }
     }
 
     /// Returns what VMX operation fixes in CR0 and CR4.

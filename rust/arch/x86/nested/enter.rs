@@ -64,6 +64,7 @@ use burrow_core::{
             Efer, //
         },
         vmx::{
+            caps::Controls,
             ctls::ActivityState,
             field::*,
             insn::{
@@ -92,6 +93,9 @@ impl Cpu<'_> {
         };
         if let Err(fail) = state::enter(insn, &root, &nested.vmcs12, blocking) {
             return self.end_vmx_insn(Err(fail));
+        }
+        if self.resume_unchanged()? {
+            return Ok(Outcome::Resume);
         }
         match self.enter_l2(EntryCause::Fresh)? {
             Ok(()) => self.settle_activity(),
@@ -149,8 +153,11 @@ impl Cpu<'_> {
         if what.intersects(Groups::SEGMENTS) {
             self.fetch_lazy()?;
         }
+        let inputs = self.entry_inputs();
         self.become_l2(index, &l0, cause, what)?;
-        self.load_msrs(cause)
+        let entered = self.load_msrs(cause)?;
+        self.remember_entry(index, inputs)?;
+        Ok(entered)
     }
 
     /// Makes L2 what runs.
@@ -177,16 +184,33 @@ impl Cpu<'_> {
             self.nested()?.slots[index].is_made = true;
         }
         let mut vmcs = self.vmcs();
+        let nested = self.nested()?;
+        merge::merge(&nested.vmcs12, l0, cause, what, &mut vmcs);
+        nested.slots[index].merged = Some(*l0);
+        let ctls = merge::controls(&nested.vmcs12, l0);
+        self.run_l2(index, l1, l1_dr7, &ctls)?;
+        self.load_shadow12()?;
+        self.take_l1_event(cause)
+    }
+
+    /// Makes the L2 that is merged into the vmcs02 of slot `index`, which is current, what runs. `l1` and
+    /// `l1_dr7` are of L1.
+    pub(super) fn run_l2(
+        &mut self,
+        index: usize,
+        l1: L1State,
+        l1_dr7: u64,
+        ctls: &Controls,
+    ) -> Result<(), Stop> {
+        let vmcs = self.vmcs();
         let tsc = self.guest_tsc();
         let Some(nested) = self.arch.nested.as_deref_mut() else {
             return Err(Stop::Bug(Bug("nested VMX without its state")));
         };
-        merge::merge(&nested.vmcs12, l0, cause, what, &mut vmcs);
         nested.vmcs12.clear_dirty();
         nested.is_lazy = false;
         nested.active = index;
         nested.l1 = l1;
-        nested.slots[index].merged = Some(*l0);
         nested.state = nested.state.after_entry(RunPending::Entry);
         let v = &nested.vmcs12;
         if merge::pin12(v).preemption_timer() {
@@ -196,8 +220,7 @@ impl Cpu<'_> {
                 l2.timer_deadline = Some(end);
             }
         }
-        let ctls = merge::controls(v, l0);
-        self.arch.ctls = ctls;
+        self.arch.ctls = *ctls;
         vmcs.set(PIN_BASED_VM_EXEC_CONTROL, ctls.pin.0);
         vmcs.set(CPU_BASED_VM_EXEC_CONTROL, ctls.proc.0);
         vmcs.set(SECONDARY_VM_EXEC_CONTROL, ctls.proc2.0);
@@ -205,7 +228,7 @@ impl Cpu<'_> {
         vmcs.set(VM_ENTRY_CONTROLS, ctls.entry.0);
         self.arch.control.cr0 = Cr0(v.read(GUEST_CR0));
         self.arch.control.cr4 = Cr4(v.read(GUEST_CR4));
-        self.arch.control.efer = Efer(merge::l2_efer(v, l0.l1.efer));
+        self.arch.control.efer = Efer(merge::l2_efer(v, self.arch.control.efer.0));
         let loads_debug =
             burrow_core::x86::vmx::ctls::EntryCtls(v.read(VM_ENTRY_CONTROLS)).load_debug();
         self.arch.debug.dr7 = if loads_debug {
@@ -219,8 +242,7 @@ impl Cpu<'_> {
         if flush == Flush::Vpid {
             self.arch.vpid.request_flush();
         }
-        self.load_shadow12()?;
-        self.take_l1_event(cause)
+        Ok(())
     }
 
     /// Queues the event that the entry injects.

@@ -30,6 +30,7 @@ mod operand;
 mod pages;
 mod reflect;
 mod region;
+mod resume;
 mod save;
 mod vmcs02;
 

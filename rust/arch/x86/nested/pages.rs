@@ -87,7 +87,7 @@ impl Cpu<'_> {
     }
 
     /// Merges the MSR bitmaps of L0 and L1; `None` if L1 has none, as then every access is L1's.
-    fn merge_msr_bitmap(
+    pub(super) fn merge_msr_bitmap(
         &mut self,
         index: usize,
         held: &mut Option<Pinned>,

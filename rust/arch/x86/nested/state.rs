@@ -59,8 +59,33 @@ pub(crate) struct Slot {
     pub(crate) is_made: bool,
     /// What the vmcs02 was last merged with; `None` if it holds another vmcs12.
     pub(crate) merged: Option<L0>,
+    /// What an entry was made with last; `None` where the next one must look at everything.
+    pub(crate) last: Option<LastEntry>,
     /// Pages of L1 that the processor uses while this vmcs02 is entered.
     pub(crate) pages: PinnedPages,
+}
+
+/// What an entry depends on besides vmcs12 and what its pages hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct EntryInputs {
+    pub(crate) ctls: Controls,
+    pub(crate) exception_bitmap: u32,
+    pub(crate) tsc_offset: u64,
+    pub(crate) tsc_multiplier: u64,
+    pub(crate) efer: u64,
+    pub(crate) pat: u64,
+    pub(crate) dr7: u64,
+    pub(crate) debugctl: u64,
+    /// Of the guest's memory.
+    pub(crate) epoch: u64,
+}
+
+/// An entry that can be repeated as long as its inputs stay the same and L1 changes nothing.
+#[derive(Clone, Copy)]
+pub(crate) struct LastEntry {
+    pub(crate) inputs: EntryInputs,
+    /// The controls of vmcs02.
+    pub(crate) ctls: Controls,
 }
 
 /// A page of L1, pinned.
@@ -93,6 +118,7 @@ impl Slot {
             shadow: None,
             is_made: false,
             merged: None,
+            last: None,
             pages: PinnedPages::default(),
         })
     }

@@ -91,6 +91,12 @@ impl Groups {
         self.0 & other.0 != 0
     }
 
+    /// Returns whether every group of this set is in the other.
+    #[inline]
+    pub const fn is_within(self, other: Self) -> bool {
+        self.0 & !other.0 == 0
+    }
+
     /// Returns whether no group is in the set.
     #[inline]
     pub const fn is_empty(self) -> bool {

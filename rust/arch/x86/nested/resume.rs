@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! VMRESUME of a vmcs12 in which nothing but RIP and RSP has changed: what hypervisors do most.
+//!
+//! An entry depends on vmcs12, on what L0 puts into the merge, and on what pages of L1 hold. If L1 has
+//! written to no other group of fields, and L0's part is made from the same values as the last time
+//! ([`EntryInputs`]), then vmcs02 is right but for RIP, RSP and what L2 has changed that its exit did not
+//! save. What may have changed in memory, the MSR bitmap and VTPR, is looked at each time.
+
+use crate::arch::x86::{
+    cpu::Cpu,
+    nested::{
+        state::{
+            EntryInputs,
+            L1State,
+            LastEntry, //
+        },
+        vmcs02, //
+    },
+    outcome::Stop, //
+};
+use burrow_core::x86::{
+    nested::{
+        check::{
+            self,
+            Entry,
+            EntryCause, //
+        },
+        merge,
+        msrlist::{
+            List,
+            ListKind, //
+        },
+        pool::Slot,
+        vectoring::{
+            self,
+            Injection, //
+        },
+        vmcs12::{
+            Groups,
+            Vmcs12, //
+        },
+    },
+    vmx::{
+        ctls::ActivityState,
+        field::*, //
+    },
+};
+use kernel::sync::atomic::Relaxed;
+
+/// The word of the virtual-APIC page whose low byte is VTPR.
+const VTPR_WORD: usize = 0x80 / 8;
+
+impl Cpu<'_> {
+    /// Returns what the coming entry depends on besides vmcs12 and pages of L1, which runs.
+    pub(super) fn entry_inputs(&self) -> EntryInputs {
+        let vmcs = self.vmcs();
+        let mut ctls = self.arch.ctls;
+        ctls.proc = ctls.proc.with_intr_window(false).with_nmi_window(false);
+        EntryInputs {
+            ctls,
+            exception_bitmap: self.exception_bitmap(),
+            tsc_offset: self.tsc_offset(),
+            tsc_multiplier: self.tsc_multiplier(),
+            efer: self.efer().0,
+            pat: if ctls.entry.load_pat() {
+                vmcs.get(GUEST_IA32_PAT)
+            } else {
+                self.arch.pat
+            },
+            dr7: self.arch.debug.dr7,
+            debugctl: vmcs.get(GUEST_IA32_DEBUGCTL),
+            epoch: self.vcpu.vm.memory.epoch(),
+        }
+    }
+
+    /// Notes an entry with slot `index`, if it can be repeated.
+    pub(super) fn remember_entry(&mut self, index: usize, inputs: EntryInputs) -> Result<(), Stop> {
+        let ctls = self.arch.ctls;
+        let nested = self.nested()?;
+        let slot = &mut nested.slots[index];
+        let pages = [&slot.pages.virtual_apic, &slot.pages.apic_access];
+        let is_logged = pages.into_iter().flatten().any(|page| page.is_logged);
+        let has_vtpr =
+            slot.pages.virtual_apic.is_some() || !merge::proc12(&nested.vmcs12).tpr_shadow();
+        let is_plain = is_plain(&nested.vmcs12) && has_vtpr && !is_logged;
+        slot.last = is_plain.then_some(LastEntry { inputs, ctls });
+        Ok(())
+    }
+
+    /// Enters L2 again if that is all there is to it; returns `false`, and nothing has happened, if not.
+    pub(super) fn resume_unchanged(&mut self) -> Result<bool, Stop> {
+        let nested = self.nested()?;
+        let index = nested.active;
+        let current = nested.state.root().and_then(|root| root.current);
+        let (Some(current), Some(last), Some(l0)) = (
+            current,
+            nested.slots[index].last,
+            nested.slots[index].merged,
+        ) else {
+            return Ok(false);
+        };
+        let v = &nested.vmcs12;
+        if !v.dirty().is_within(Groups::RIP)
+            || v.read(GUEST_ACTIVITY_STATE) != ActivityState::Active as u32
+            || vectoring::injection(v) != Injection::Nothing
+            || nested.pool.find(current) != Some(index)
+            || last.inputs != self.entry_inputs()
+            || !self.passes_checks(index)?
+        {
+            return Ok(false);
+        }
+        let nested = self.nested()?;
+        if nested.pool.activate(current) != Some(Slot::Hot(index)) {
+            return Ok(false);
+        }
+        let mut bitmap = nested.slots[index].pages.msr_bitmap.take();
+        let merged = self.merge_msr_bitmap(index, &mut bitmap);
+        self.nested()?.slots[index].pages.msr_bitmap = bitmap;
+        if merged? != l0.pages.msr_bitmap {
+            return Ok(false);
+        }
+        let l1 = L1State {
+            ctls: self.arch.ctls,
+            cr4: self.cr4(),
+        };
+        let l1_dr7 = self.arch.debug.dr7;
+        self.switch_to_vmcs02(index)?;
+        let mut vmcs = self.vmcs();
+        let v = &self.nested()?.vmcs12;
+        let what = v.dirty().union(vmcs02::reloaded(v));
+        merge::merge(v, &l0, EntryCause::Fresh, what, &mut vmcs);
+        self.run_l2(index, l1, l1_dr7, &last.ctls)?;
+        Ok(true)
+    }
+
+    /// Runs the checks that depend on what has changed.
+    fn passes_checks(&mut self, index: usize) -> Result<bool, Stop> {
+        let nested = self.nested()?;
+        let Some(env) = nested.env.as_mut() else {
+            return Ok(false);
+        };
+        let page = nested.slots[index].pages.virtual_apic.as_ref();
+        // CAST: the low byte.
+        env.vtpr = page.map(|pinned| pinned.page.word(VTPR_WORD).load(Relaxed) as u8);
+        let entry = Entry {
+            vmcs12: &nested.vmcs12,
+            caps: &nested.caps,
+            env,
+            cause: EntryCause::Fresh,
+        };
+        let passes = check::vm_entry(&entry).is_ok();
+        env.vtpr = None;
+        Ok(passes)
+    }
+}
+
+/// Returns whether an entry looks at no memory of L1 but the pages that are pinned.
+fn is_plain(v: &Vmcs12) -> bool {
+    merge::proc2_12(v).ept()
+        && v.read(VMCS_LINK_POINTER) == u64::MAX
+        && !merge::pin12(v).preemption_timer()
+        && List::of(v, ListKind::EntryLoad).count == 0
+}
