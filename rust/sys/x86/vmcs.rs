@@ -304,33 +304,24 @@ impl Vmcs {
         }
     }
 
-    #[inline]
-    fn is_known(&self, slot: usize) -> bool {
-        self.known[slot / 64].get() & (1 << (slot % 64)) != 0
-    }
-
-    #[inline]
-    fn learn(&self, slot: usize, value: u64) {
-        let word = &self.known[slot / 64];
-        word.set(word.get() | 1 << (slot % 64));
-        self.values[slot].set(value);
-    }
-
-    #[inline]
-    fn read_field(&self, encoding: Encoding) -> u64 {
-        let Some(slot) = encoding.slot() else {
+    /// Reads the field of slot `slot`. Inlined: the slot is mostly a constant there.
+    #[inline(always)]
+    fn read_field(&self, encoding: Encoding, slot: usize) -> u64 {
+        let (Some(known), Some(held)) = (self.known.get(slot / 64), self.values.get(slot)) else {
             self.note_failure(encoding);
             return 0;
         };
-        if self.is_known(slot) {
-            return self.values[slot].get();
+        let bit = 1 << (slot % 64);
+        if known.get() & bit != 0 {
+            return held.get();
         }
         if self.has_failed() {
             return 0;
         }
         match insn::vmread(encoding.0) {
             Ok(value) => {
-                self.learn(slot, value);
+                known.set(known.get() | bit);
+                held.set(value);
                 value
             }
             Err(_) => {
@@ -340,23 +331,23 @@ impl Vmcs {
         }
     }
 
-    #[inline]
-    fn write_field(&self, encoding: Encoding, value: u64) {
-        let Some(slot) = encoding.slot() else {
+    /// Writes the field of slot `slot`.
+    #[inline(always)]
+    fn write_field(&self, encoding: Encoding, slot: usize, value: u64) {
+        let (Some(known), Some(held)) = (self.known.get(slot / 64), self.values.get(slot)) else {
             self.note_failure(encoding);
             return;
         };
-        if self.is_known(slot) && self.values[slot].get() == value {
-            return;
-        }
-        if self.has_failed() {
+        let bit = 1 << (slot % 64);
+        if known.get() & bit != 0 && held.get() == value || self.has_failed() {
             return;
         }
         // SAFETY: Host-state fields are written by `hw` only, with the host's own state.
         if unsafe { insn::vmwrite(encoding.0, value) }.is_err() {
             self.note_failure(encoding);
         }
-        self.learn(slot, value);
+        known.set(known.get() | bit);
+        held.set(value);
     }
 }
 
@@ -470,26 +461,42 @@ impl<'a> CurrentVmcs<'a> {
     /// Returns the value of `field`.
     #[inline]
     pub fn get<W: Width>(&self, field: Field<W>) -> W::Value {
-        W::from_raw(self.vmcs.read_field(field.encoding()))
+        W::from_raw(self.vmcs.read_field(field.encoding(), field.slot()))
     }
 
     /// Sets `field` to `value`.
     #[inline]
     pub fn set<W: Width>(&self, field: Field<W>, value: W::Value) {
-        self.vmcs.write_field(field.encoding(), W::into_raw(value));
+        self.vmcs
+            .write_field(field.encoding(), field.slot(), W::into_raw(value));
     }
 }
 
 impl VmcsAccess for CurrentVmcs<'_> {
     #[inline]
     fn read_raw(&self, encoding: Encoding) -> u64 {
-        self.vmcs.read_field(encoding)
+        self.read_slot(encoding, slot_of(encoding))
     }
 
     #[inline]
     fn write_raw(&mut self, encoding: Encoding, value: u64) {
-        self.vmcs.write_field(encoding, value);
+        self.write_slot(encoding, slot_of(encoding), value);
     }
+
+    #[inline]
+    fn read_slot(&self, encoding: Encoding, slot: usize) -> u64 {
+        self.vmcs.read_field(encoding, slot)
+    }
+
+    #[inline]
+    fn write_slot(&mut self, encoding: Encoding, slot: usize, value: u64) {
+        self.vmcs.write_field(encoding, slot, value);
+    }
+}
+
+/// Returns the slot of a field, or one that there is not.
+fn slot_of(encoding: Encoding) -> usize {
+    encoding.slot().unwrap_or(NR_SLOTS)
 }
 
 /// A zeroed page that a VMCS points to: an MSR bitmap, say.

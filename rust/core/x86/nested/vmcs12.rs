@@ -462,11 +462,13 @@ impl Vmcs12 {
     /// Stores a value that vmcs02 holds as well, or exit information; marks nothing dirty.
     #[inline]
     pub fn put_synced<W: Width>(&mut self, field: Field<W>, value: W::Value) {
-        self.put_synced_raw(field.encoding(), W::into_raw(value));
+        if let Some(held) = self.values.get_mut(field.slot()) {
+            *held = W::into_raw(value) & kept_bits(field.encoding());
+        }
     }
 
     /// The same for any encoding.
-    #[inline]
+    #[cfg(test)]
     pub(super) fn put_synced_raw(&mut self, encoding: Encoding, value: u64) {
         let held = encoding.slot().and_then(|slot| self.values.get_mut(slot));
         if let Some(held) = held {
@@ -544,6 +546,11 @@ impl VmcsAccess for Vmcs12 {
             .and_then(|slot| self.values.get(slot))
             .copied()
             .unwrap_or(0)
+    }
+
+    #[inline]
+    fn read_slot(&self, _encoding: Encoding, slot: usize) -> u64 {
+        self.values.get(slot).copied().unwrap_or(0)
     }
 
     fn write_raw(&mut self, encoding: Encoding, value: u64) {

@@ -174,9 +174,9 @@ width!(Natural, u64, Natural);
 
 /// A VMCS field of width `W`: `u16`, `u32`, `u64` or [`Natural`].
 #[derive(Debug)]
-#[repr(transparent)]
 pub struct Field<W: Width> {
     encoding: u32,
+    slot: u32,
     width: PhantomData<W>,
 }
 
@@ -198,8 +198,14 @@ impl<W: Width> Field<W> {
     pub const fn new(encoding: u32) -> Self {
         assert!(Encoding(encoding).is_wellformed() && !Encoding(encoding).is_high());
         assert!(Encoding(encoding).width() as u8 == W::WIDTH as u8);
+        #[allow(clippy::cast_possible_truncation, reason = "below NR_SLOTS")]
+        let slot = match Encoding(encoding).slot() {
+            Some(slot) => slot as u32,
+            None => panic!("a field that has no slot"),
+        };
         Self {
             encoding,
+            slot,
             width: PhantomData,
         }
     }
@@ -208,6 +214,12 @@ impl<W: Width> Field<W> {
     #[inline]
     pub const fn encoding(self) -> Encoding {
         Encoding(self.encoding)
+    }
+
+    /// Returns the slot of its encoding.
+    #[inline]
+    pub const fn slot(self) -> usize {
+        self.slot as usize
     }
 }
 
@@ -224,16 +236,29 @@ pub trait VmcsAccess {
     /// Writes the field with this encoding.
     fn write_raw(&mut self, encoding: Encoding, value: u64);
 
+    /// The same as [`read_raw`](Self::read_raw) with the encoding's [`slot`](Encoding::slot), for a VMCS
+    /// that keeps its values by slots.
+    #[inline]
+    fn read_slot(&self, encoding: Encoding, _slot: usize) -> u64 {
+        self.read_raw(encoding)
+    }
+
+    /// The same as [`write_raw`](Self::write_raw) with the encoding's slot.
+    #[inline]
+    fn write_slot(&mut self, encoding: Encoding, _slot: usize, value: u64) {
+        self.write_raw(encoding, value);
+    }
+
     /// Reads a field.
     #[inline]
     fn read<W: Width>(&self, field: Field<W>) -> W::Value {
-        W::from_raw(self.read_raw(field.encoding()))
+        W::from_raw(self.read_slot(field.encoding(), field.slot()))
     }
 
     /// Writes a field.
     #[inline]
     fn write<W: Width>(&mut self, field: Field<W>, value: W::Value) {
-        self.write_raw(field.encoding(), W::into_raw(value));
+        self.write_slot(field.encoding(), field.slot(), W::into_raw(value));
     }
 }
 
