@@ -28,6 +28,7 @@ mod events;
 mod exits;
 mod fields;
 mod instructions;
+mod random;
 
 use core::panic::PanicInfo;
 
@@ -67,6 +68,7 @@ const GROUPS: &[Group] = &[
     ("mtf", events::monitor_trap),
     ("debug", events::debug_exceptions),
     ("task", events::task_switches),
+    ("random", random::blocks),
 ];
 
 /// Whether the command line asks for `group`: it names it, or names none.
@@ -76,10 +78,18 @@ fn is_wanted(line: &str, group: &str) -> bool {
         .is_none_or(|list| list.split(',').any(|name| name == group))
 }
 
+static COMMAND_LINE: cpu::Global<&str> = cpu::Global::new("");
+
+/// What the boot loader was told.
+fn command_line() -> &'static str {
+    COMMAND_LINE.get()
+}
+
 /// Called by `start_64`, with the address of the command line.
 #[no_mangle]
 extern "C" fn main(line: u32) -> ! {
     let line = cpu::command_line(line);
+    COMMAND_LINE.set(line);
     console::init(line.contains("console=parallel"));
     cpu::init();
     if vmx::is_offered() {
