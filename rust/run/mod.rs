@@ -68,6 +68,7 @@ fn run_loaded(cpu: &mut Cpu<'_>) -> Result {
     if is_immediate_exit(cpu) {
         return Err(EINTR);
     }
+    cpu.catch_up_tsc();
     cpu.arch.extended.fpu.load();
     let result = turns(cpu);
     cpu.arch.extended.fpu.put();

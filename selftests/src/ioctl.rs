@@ -84,6 +84,7 @@ ioctls! {
     KVM_GET_MP_STATE = ior::<kvm_mp_state>(0x98);
     KVM_SET_MP_STATE = iow::<kvm_mp_state>(0x99);
     KVM_NMI = io(0x9a);
+    KVM_GET_CLOCK = ior::<kvm_clock_data>(0x7c);
     KVM_GET_DEBUGREGS = ior::<kvm_debugregs>(0xa1);
     KVM_SET_DEBUGREGS = iow::<kvm_debugregs>(0xa2);
     KVM_GET_TSC_KHZ = io(0xa3);

@@ -50,6 +50,7 @@ mod regs;
 mod routing;
 mod signal;
 mod smp;
+mod suspend;
 mod system;
 mod trace;
 
@@ -77,6 +78,7 @@ const GROUPS: &[harness::Group] = &[
     lapic::GROUP,
     smp::GROUP,
     trace::GROUP,
+    suspend::GROUP,
     load::GROUP,
 ];
 

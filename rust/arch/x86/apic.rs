@@ -75,7 +75,7 @@ use burrow_sys::{
         Timer, //
     },
     uapi::KVM_X2APIC_API_USE_32BIT_IDS,
-    x86::insn, //
+    x86::tsc, //
 };
 use kernel::{
     prelude::*,
@@ -285,7 +285,7 @@ impl Cpu<'_> {
 
     /// Sets what stands for the guest's timer: the processor's timer where it can, else the host's.
     fn set_host_timer(&mut self, action: TimerAction) {
-        let host_tsc = insn::rdtsc();
+        let host_tsc = tsc::steady();
         let counter = self.arch.tsc.counter.tsc;
         let khz = self.host.tsc_khz;
         let has_processor_timer = self.host.timer.is_some() && context::is_tsc_stable();
@@ -316,7 +316,7 @@ impl Cpu<'_> {
         let khz = self.host.tsc_khz;
         if let Some(lapic) = self.arch.lapic.as_mut() {
             if let Some(due) = lapic.due {
-                lapic.arm(due.saturating_sub(insn::rdtsc()), khz);
+                lapic.arm(due.saturating_sub(tsc::steady()), khz);
             }
         }
     }
@@ -333,7 +333,7 @@ impl Cpu<'_> {
     /// Looks whether the guest's timer is due, where no host timer tells.
     pub(crate) fn check_timer(&self) {
         let due = self.arch.lapic.as_ref().and_then(|lapic| lapic.due);
-        if due.is_some_and(|due| due <= insn::rdtsc()) {
+        if due.is_some_and(|due| due <= tsc::steady()) {
             self.vcpu.shared.posted.post_timer();
         }
     }

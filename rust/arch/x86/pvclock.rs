@@ -40,7 +40,7 @@ use burrow_core::{
 };
 use burrow_sys::{
     context,
-    x86::insn, //
+    x86::tsc, //
 };
 use kernel::prelude::*;
 
@@ -53,22 +53,29 @@ pub(crate) struct VmClock {
     master: MasterClock,
     /// The guest's time less the host's, modulo 2^64.
     offset_ns: u64,
+    /// What the host's TSC had lost when the pair was taken.
+    lost: u64,
 }
 
 impl VmClock {
     /// Makes a clock that reads 0 now.
     pub(crate) fn new() -> Self {
         let master = now();
+        Self::since(master, master.base_ns.wrapping_neg())
+    }
+
+    fn since(master: MasterClock, offset_ns: u64) -> Self {
         Self {
             master,
-            offset_ns: master.base_ns.wrapping_neg(),
+            offset_ns,
+            lost: tsc::lost(),
         }
     }
 }
 
 fn now() -> MasterClock {
     MasterClock {
-        host_tsc: insn::rdtsc(),
+        host_tsc: tsc::steady(),
         base_ns: context::boot_ns(),
     }
 }
@@ -89,9 +96,19 @@ fn run_delay() -> RunDelay {
 }
 
 impl Vm {
+    /// Returns the clock. Where the host's TSC begins anew after sleep, its pair of readings does so,
+    /// too: the clock has gone on meanwhile, the TSC has not.
+    fn master_clock(&self) -> VmClock {
+        let mut clock = self.clock.lock();
+        if clock.lost != tsc::lost() {
+            *clock = VmClock::since(now(), clock.offset_ns);
+        }
+        *clock
+    }
+
     /// `KVM_GET_CLOCK`.
     pub(crate) fn clock(&self) -> ClockData {
-        let clock = *self.clock.lock();
+        let clock = self.master_clock();
         let now = now();
         let host_clocks = HostClocks {
             tsc: now.host_tsc,
@@ -99,7 +116,12 @@ impl Vm {
             realtime_ns: Some(context::real_ns()),
         };
         let scale = TimeScale::of_tsc(host().tsc_khz).unwrap_or_default();
-        pvclock::get_clock(Some(&clock.master), clock.offset_ns, scale, &host_clocks)
+        let data = pvclock::get_clock(Some(&clock.master), clock.offset_ns, scale, &host_clocks);
+        ClockData {
+            // Userspace compares it with what it reads itself.
+            host_tsc: data.host_tsc.wrapping_sub(clock.lost),
+            ..data
+        }
     }
 
     /// `KVM_SET_CLOCK`.
@@ -111,7 +133,7 @@ impl Vm {
         let master = now();
         let offset_ns =
             pvclock::set_clock(data, master.base_ns, context::real_ns()).map_err(|_| EINVAL)?;
-        *self.clock.lock() = VmClock { master, offset_ns };
+        *self.clock.lock() = VmClock::since(master, offset_ns);
         self.vcpus.request_all(Request::ClockUpdate);
         Ok(())
     }
@@ -185,7 +207,7 @@ impl Cpu<'_> {
         if msr & ENABLED == 0 {
             return;
         }
-        let clock = *self.vcpu.vm.clock.lock();
+        let clock = self.vcpu.vm.master_clock();
         let info = TimeInfo {
             tsc_timestamp: self.arch.tsc.counter.tsc.read(clock.master.host_tsc),
             system_time: clock.master.base_ns.wrapping_add(clock.offset_ns),

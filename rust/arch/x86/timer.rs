@@ -30,7 +30,7 @@ use burrow_sys::{
         IrqsOff,
         PreemptOff, //
     },
-    x86::insn,
+    x86::tsc,
 };
 
 impl Cpu<'_> {
@@ -47,7 +47,7 @@ impl Cpu<'_> {
         let apic = self.arch.lapic.as_ref().and_then(|lapic| lapic.due());
         let mut value = self.host.turn_bound();
         if apic.is_some() || self.is_l2() {
-            let now = insn::rdtsc();
+            let now = tsc::steady();
             if apic.is_some_and(|due| due <= now) {
                 self.vcpu.shared.posted.post_timer();
                 return false;

@@ -11,6 +11,7 @@ use burrow_core::{
     x86::{
         clock::{
             AdjustableTsc,
+            GuestTsc,
             HostTsc,
             TscMoment,
             TscRate,
@@ -25,7 +26,10 @@ use burrow_core::{
 };
 use burrow_sys::{
     context,
-    x86::insn, //
+    x86::{
+        insn,
+        tsc, //
+    },
 };
 use kernel::prelude::*;
 
@@ -41,6 +45,8 @@ pub(crate) struct Tsc {
     pub(crate) place: VcpuTsc,
     /// Its frequency, in kHz; 0 for the host's.
     khz: u32,
+    /// What the host's counter had lost when the VMCS was last written.
+    lost: u64,
 }
 
 /// Returns whether guests can have counters of another frequency than the host's.
@@ -67,9 +73,13 @@ pub(crate) fn ratio_of(guest_khz: u32) -> Result<TscRatio> {
 }
 
 impl Cpu<'_> {
-    /// Returns the guest's time-stamp counter.
+    /// Returns the guest's time-stamp counter, as RDTSC in the guest does.
     pub(crate) fn guest_tsc(&self) -> u64 {
-        self.arch.tsc.counter.tsc.read(insn::rdtsc())
+        GuestTsc {
+            ratio: self.arch.tsc.counter.tsc.ratio,
+            offset: self.tsc_offset(),
+        }
+        .read(insn::rdtsc())
     }
 
     /// Returns the frequency of the guest's counter, in kHz.
@@ -80,9 +90,18 @@ impl Cpu<'_> {
         }
     }
 
-    /// Returns the offset of the guest's counter.
+    /// Returns the offset of the guest's counter from the host's as it is. What is in the vCPU's state
+    /// is the offset from the host's as if it had never gone backwards.
     pub(crate) fn tsc_offset(&self) -> u64 {
-        self.arch.tsc.counter.tsc.offset
+        let tsc = &self.arch.tsc.counter.tsc;
+        tsc.offset.wrapping_add(tsc.ratio.scale(tsc::lost()))
+    }
+
+    /// Lets the guest's counter go on where it was, if the machine has slept and the host's begun anew.
+    pub(crate) fn catch_up_tsc(&mut self) {
+        if self.arch.tsc.lost != tsc::lost() {
+            self.tsc_changed();
+        }
     }
 
     /// Starts the counter of a new vCPU, at 0 or where those of the VM are.
@@ -139,6 +158,7 @@ impl Cpu<'_> {
 
     /// Brings the VMCS and the clock up to date.
     fn tsc_changed(&mut self) {
+        self.arch.tsc.lost = tsc::lost();
         self.write_tsc_fields();
         self.timer_follows_tsc();
         self.vcpu.shared.kick.request_quietly(Request::ClockUpdate);
@@ -147,7 +167,7 @@ impl Cpu<'_> {
     /// Sets the counter as userspace says, in step with those of the VM where that is meant.
     fn synchronize_tsc(&mut self, write: TscWrite) {
         let moment = TscMoment {
-            host_tsc: insn::rdtsc(),
+            host_tsc: tsc::steady(),
             ns: context::boot_ns(),
             khz: self.tsc_khz(),
             // The host's clock counts on it, too.
@@ -167,7 +187,8 @@ impl Cpu<'_> {
 
     /// Sets the offset for userspace: `KVM_VCPU_TSC_OFFSET`.
     pub(crate) fn write_tsc_offset(&mut self, offset: u64) {
-        self.synchronize_tsc(TscWrite::Offset(offset));
+        let lost = self.arch.tsc.counter.tsc.ratio.scale(tsc::lost());
+        self.synchronize_tsc(TscWrite::Offset(offset.wrapping_sub(lost)));
     }
 
     /// Writes IA32_TIME_STAMP_COUNTER. The guest's write moves IA32_TSC_ADJUST along with it.
@@ -176,7 +197,7 @@ impl Cpu<'_> {
     pub(crate) fn write_tsc(&mut self, value: u64, origin: Origin) {
         match origin {
             Origin::Guest => {
-                self.arch.tsc.counter.write_tsc(insn::rdtsc(), value);
+                self.arch.tsc.counter.write_tsc(tsc::steady(), value);
                 self.tsc_changed();
             }
             Origin::Host => self.synchronize_tsc(TscWrite::Value(value)),

@@ -10,6 +10,7 @@
 
 use super::{
     insn,
+    tsc,
     umsr,
     vmcs, //
 };
@@ -196,6 +197,7 @@ unsafe extern "C" fn suspend(_data: *mut c_void) -> c_int {
     // SAFETY: The kernel calls with interrupts off.
     let preempt = unsafe { PreemptOff::assume() };
     umsr::offline(&preempt);
+    tsc::suspend();
     // SAFETY: As above.
     unsafe { disable_here(&preempt) };
     0
@@ -207,6 +209,7 @@ unsafe extern "C" fn suspend(_data: *mut c_void) -> c_int {
 unsafe extern "C" fn resume(_data: *mut c_void) {
     // SAFETY: The kernel calls with interrupts off.
     let preempt = unsafe { PreemptOff::assume() };
+    tsc::resume();
     // SAFETY: As above.
     if unsafe { enable_here(&preempt) } != 0 {
         pr_err!("VMX cannot be switched on again\n");

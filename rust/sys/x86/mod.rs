@@ -6,5 +6,6 @@ pub mod cpu;
 pub mod enter;
 pub mod hw;
 pub mod insn;
+pub mod tsc;
 pub mod umsr;
 pub mod vmcs;
