@@ -44,7 +44,7 @@ impl kernel::InPlaceModule for Burrow {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             _: { host::init()? },
-            _vmx: cpu::Enabled::new()?,
+            _vmx: cpu::Enabled::new(host::keep())?,
             device <- MiscDeviceRegistration::register(ioctl::system::OPTIONS),
         })
     }

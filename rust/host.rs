@@ -26,7 +26,12 @@ use burrow_sys::{
         self,
         PerCpu, //
     },
-    fpu, params,
+    fpu,
+    global::{
+        Global,
+        Reclaim, //
+    },
+    params,
     x86::{
         cpu::{
             self,
@@ -48,7 +53,6 @@ use kernel::{
             Relaxed, //
         },
         Arc,
-        SetOnce,
         SpinLock, //
     },
 };
@@ -143,14 +147,14 @@ impl Vpids {
     }
 }
 
-static HOST: SetOnce<Host> = SetOnce::new();
+static HOST: Global<Host> = Global::new();
 
 /// Returns what is known of the host.
 ///
 /// Called only after [`init`] succeeded, as nothing else of the module exists before.
 #[inline]
 pub(crate) fn host() -> &'static Host {
-    match HOST.as_ref() {
+    match HOST.get() {
         Some(host) => host,
         // PANIC: `init()` populates it before `/dev/kvm` exists.
         None => unreachable!(),
@@ -211,8 +215,12 @@ pub(crate) fn init() -> Result {
         }),
         trial: Atomic::new(Trial::NEW.into_word()),
         vpids,
-    });
-    Ok(())
+    })
+}
+
+/// Returns what is to be freed when the module goes.
+pub(crate) fn keep() -> &'static dyn Reclaim {
+    &HOST
 }
 
 /// Returns the VMX-preemption timer if it is there, wanted, and known to keep time.

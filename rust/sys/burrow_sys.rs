@@ -30,6 +30,7 @@ mod bindings;
 pub mod context;
 pub mod eventfd;
 pub mod fpu;
+pub mod global;
 pub mod guest_mem;
 pub mod lock;
 pub mod mmu_notifier;

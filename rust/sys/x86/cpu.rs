@@ -21,6 +21,10 @@ use crate::{
         PerCpu,
         PreemptOff, //
     },
+    global::{
+        Global,
+        Reclaim, //
+    },
 };
 use burrow_core::x86::vmx::caps::VmxCaps;
 use core::{
@@ -37,8 +41,7 @@ use core::{
 };
 use kernel::{
     error::to_result,
-    prelude::*,
-    sync::SetOnce, //
+    prelude::*, //
 };
 
 // CAST: feature numbers are small.
@@ -79,7 +82,7 @@ pub fn read_caps() -> VmxCaps {
     VmxCaps::read(|index| insn::rdmsr(index).unwrap_or(0))
 }
 
-static ON: SetOnce<PerCpu<Cell<bool>>> = SetOnce::new();
+static ON: Global<PerCpu<Cell<bool>>> = Global::new();
 
 static SYSCORE_OPS: bindings::syscore_ops = bindings::syscore_ops {
     suspend: Some(suspend),
@@ -103,8 +106,29 @@ static SYSCORE: Syscore = Syscore(UnsafeCell::new(bindings::syscore {
 }));
 
 /// VMX operation on all CPUs; dropping it ends it.
+///
+/// There is one, which the module's own state holds. It is dropped at the end of the unloading (or of
+/// a loading that failed), when there is no VM, no file and no thread of the module any more.
 pub struct Enabled {
     state: bindings::cpuhp_state,
+    /// Goes after the callbacks that use them.
+    _statics: Statics,
+}
+
+/// The statics of the module; dropping this frees them.
+struct Statics {
+    keep: &'static dyn Reclaim,
+}
+
+impl Drop for Statics {
+    fn drop(&mut self) {
+        let all: [&dyn Reclaim; 4] = [&vmcs::CPUS, &umsr::CPUS, &ON, self.keep];
+        for one in all {
+            // SAFETY: The end of the unloading or of a failed loading, as `Enabled` says: what else
+            // could refer to them is gone or was never there.
+            unsafe { one.reclaim() };
+        }
+    }
 }
 
 /// The hotplug state at which KVM comes online: after the CPU's own VMX state is set up, before tasks
@@ -112,7 +136,7 @@ pub struct Enabled {
 const ONLINE_STATE: bindings::cpuhp_state = bindings::cpuhp_state_CPUHP_AP_KVM_ONLINE;
 
 impl Enabled {
-    /// Puts all CPUs into VMX operation.
+    /// Puts all CPUs into VMX operation. `keep` is freed when they have left it, or could not get in.
     ///
     /// # Context
     ///
@@ -122,10 +146,11 @@ impl Enabled {
     ///
     /// `ENOMEM` when there is no memory, `EOPNOTSUPP` when the kernel found no usable VMX, or what a
     /// CPU said.
-    pub fn new() -> Result<Self> {
+    pub fn new(keep: &'static dyn Reclaim) -> Result<Self> {
+        let statics = Statics { keep };
         vmcs::init()?;
         umsr::init()?;
-        ON.populate(PerCpu::new(|| Cell::new(false))?);
+        ON.populate(PerCpu::new(|| Cell::new(false))?)?;
         // SAFETY: The callback is a function of this module, unregistered in `drop()`.
         unsafe { bindings::x86_virt_register_emergency_callback(Some(vmcs::emergency_clear)) };
         // SAFETY: The callbacks live as long as the module; the name is a static string.
@@ -150,6 +175,7 @@ impl Enabled {
         unsafe { bindings::register_syscore(SYSCORE.0.get()) };
         Ok(Self {
             state: ONLINE_STATE,
+            _statics: statics,
         })
     }
 }
@@ -249,7 +275,7 @@ unsafe extern "C" fn shutdown_here(_data: *mut c_void) {
 ///
 /// Interrupts must be off.
 unsafe fn enable_here(preempt: &PreemptOff) -> c_int {
-    let Some(on) = ON.as_ref().map(|on| on.this(preempt)) else {
+    let Some(on) = ON.get().map(|on| on.this(preempt)) else {
         return 0;
     };
     if on.get() {
@@ -273,7 +299,7 @@ unsafe fn enable_here(preempt: &PreemptOff) -> c_int {
 ///
 /// Interrupts must be off.
 unsafe fn disable_here(preempt: &PreemptOff) {
-    let Some(on) = ON.as_ref().map(|on| on.this(preempt)) else {
+    let Some(on) = ON.get().map(|on| on.this(preempt)) else {
         return;
     };
     if on.replace(false) {

@@ -14,15 +14,13 @@ use crate::{
         PerCpu,
         PreemptOff, //
     },
+    global::Global, //
 };
 use core::cell::{
     Cell,
     UnsafeCell, //
 };
-use kernel::{
-    prelude::*,
-    sync::SetOnce, //
-};
+use kernel::prelude::*;
 
 use super::insn;
 
@@ -70,7 +68,7 @@ impl UserMsr {
 
 /// `notifier` is first, so that its address is the struct's.
 #[repr(C)]
-struct CpuMsrs {
+pub(super) struct CpuMsrs {
     notifier: UnsafeCell<bindings::user_return_notifier>,
     registered: Cell<bool>,
     host: [Cell<Option<u64>>; UserMsr::COUNT],
@@ -82,9 +80,9 @@ unsafe impl Send for CpuMsrs {}
 // SAFETY: As above.
 unsafe impl Sync for CpuMsrs {}
 
-static CPUS: SetOnce<PerCpu<CpuMsrs>> = SetOnce::new();
+pub(super) static CPUS: Global<PerCpu<CpuMsrs>> = Global::new();
 
-/// Allocates the per-CPU state. Later calls do nothing.
+/// Allocates the per-CPU state.
 ///
 /// # Errors
 ///
@@ -96,13 +94,12 @@ pub(crate) fn init() -> Result {
         host: [const { Cell::new(None) }; UserMsr::COUNT],
         current: [const { Cell::new(0) }; UserMsr::COUNT],
     })?;
-    CPUS.populate(cpus);
-    Ok(())
+    CPUS.populate(cpus)
 }
 
 /// Records the host's values of this CPU, which comes online or on which the module is loaded.
 pub(crate) fn online(preempt: &PreemptOff) {
-    let Some(cpus) = CPUS.as_ref() else { return };
+    let Some(cpus) = CPUS.get() else { return };
     let here = cpus.this(preempt);
     for ((host, current), index) in here.host.iter().zip(&here.current).zip(INDEX) {
         let value = insn::rdmsr(index);
@@ -113,7 +110,7 @@ pub(crate) fn online(preempt: &PreemptOff) {
 
 /// Brings the host's values back on this CPU, which goes offline or which the module leaves.
 pub(crate) fn offline(preempt: &PreemptOff) {
-    let Some(cpus) = CPUS.as_ref() else { return };
+    let Some(cpus) = CPUS.get() else { return };
     let here = cpus.this(preempt);
     if here.registered.get() {
         // SAFETY: The notifier is the one registered on this CPU.
@@ -123,14 +120,14 @@ pub(crate) fn offline(preempt: &PreemptOff) {
 
 /// Returns whether the host has `msr`.
 pub fn is_present(msr: UserMsr, preempt: &PreemptOff) -> bool {
-    CPUS.as_ref()
+    CPUS.get()
         .is_some_and(|cpus| cpus.this(preempt).host[msr as usize].get().is_some())
 }
 
 /// Gives the guest its value of `msr`, until this CPU returns to user mode.
 #[inline]
 pub(crate) fn load(msr: UserMsr, value: u64, preempt: &PreemptOff) {
-    let Some(cpus) = CPUS.as_ref() else { return };
+    let Some(cpus) = CPUS.get() else { return };
     let here = cpus.this(preempt);
     let slot = msr as usize;
     if here.current[slot].get() == value || here.host[slot].get().is_none() {

@@ -19,6 +19,7 @@ use crate::{
         PerCpu,
         PreemptOff, //
     },
+    global::Global, //
 };
 use burrow_core::x86::vmx::field::{
     Encoding,
@@ -47,8 +48,7 @@ use kernel::{
         barrier::{
             smp_mb,
             Write, //
-        },
-        SetOnce, //
+        }, //
     },
 };
 
@@ -65,9 +65,9 @@ unsafe impl Send for VmxCpu {}
 // SAFETY: As above.
 unsafe impl Sync for VmxCpu {}
 
-static CPUS: SetOnce<PerCpu<VmxCpu>> = SetOnce::new();
+pub(super) static CPUS: Global<PerCpu<VmxCpu>> = Global::new();
 
-/// Allocates the per-CPU state. Later calls do nothing.
+/// Allocates the per-CPU state.
 ///
 /// # Errors
 ///
@@ -78,14 +78,13 @@ pub(crate) fn init() -> Result {
         first: Cell::new(ptr::null()),
         last_vcpu: Cell::new(0),
     })?;
-    CPUS.populate(cpus);
-    Ok(())
+    CPUS.populate(cpus)
 }
 
 /// Keeps vCPU number `vcpu`, which is loaded on this CPU, from running on what another taught the
 /// branch predictor.
 pub(crate) fn separate_vcpus(vcpu: u64, preempt: &PreemptOff) {
-    let Some(cpus) = CPUS.as_ref() else { return };
+    let Some(cpus) = CPUS.get() else { return };
     if cpus.this(preempt).last_vcpu.replace(vcpu) != vcpu {
         // SAFETY: Only empties predictors, and only where the kernel found that to be of use.
         unsafe { bindings::burrow_switch_vcpu_barrier() };
@@ -187,7 +186,7 @@ impl Vmcs {
     ///
     /// The VMCS must stay at its address until it is dropped, and only its vCPU's thread may call.
     pub(crate) unsafe fn load(&self, preempt: &PreemptOff) -> bool {
-        let Some(cpus) = CPUS.as_ref() else {
+        let Some(cpus) = CPUS.get() else {
             return false;
         };
         let here = cpus.this(preempt);
@@ -367,7 +366,7 @@ unsafe extern "C" fn clear_here(info: *mut c_void) {
     let vmcs = unsafe { &*info.cast::<Vmcs>() };
     // SAFETY: Calls of this kind run with interrupts, hence preemption, off.
     let preempt = unsafe { PreemptOff::assume() };
-    let Some(cpus) = CPUS.as_ref() else {
+    let Some(cpus) = CPUS.get() else {
         return;
     };
     if vmcs.cpu.load(Relaxed) != preempt.cpu() as i32 {
@@ -397,7 +396,7 @@ fn clear_on(vmcs: &Vmcs, here: &VmxCpu) {
 ///
 /// Interrupts off.
 pub(crate) fn clear_all_here(preempt: &PreemptOff) {
-    let Some(cpus) = CPUS.as_ref() else {
+    let Some(cpus) = CPUS.get() else {
         return;
     };
     let here = cpus.this(preempt);
@@ -420,7 +419,7 @@ pub(crate) fn clear_all_here(preempt: &PreemptOff) {
 pub(crate) unsafe extern "C" fn emergency_clear() {
     // SAFETY: Interrupts are off, by contract.
     let preempt = unsafe { PreemptOff::assume() };
-    let Some(cpus) = CPUS.as_ref() else {
+    let Some(cpus) = CPUS.get() else {
         return;
     };
     let mut vmcs = cpus.this(&preempt).first.get();
