@@ -292,6 +292,17 @@ impl Default for AtomicBits {
     }
 }
 
+/// Lets other tasks run if the scheduler finds that it is their turn.
+///
+/// # Context
+///
+/// May sleep.
+#[inline]
+pub fn cond_resched() {
+    // SAFETY: Process context, as documented; elsewhere it warns or does nothing.
+    unsafe { bindings::burrow_cond_resched() };
+}
+
 /// Lets other tasks run, if any wants to.
 pub fn yield_now() {
     // SAFETY: Process context, nothing held that forbids sleeping.

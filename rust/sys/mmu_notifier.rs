@@ -30,7 +30,7 @@ use kernel::{
 ///
 /// # Context
 ///
-/// None may sleep: the host calls with spinlocks held, or in a place where it must not wait (the
+/// None but [`release`](Self::release) may sleep: the host calls with spinlocks held, or in a place where it must not wait (the
 /// OOM killer, `MMU_NOTIFIER_RANGE_BLOCKABLE` clear). All may run at the same time on several CPUs.
 pub trait Notify: Send + Sync + 'static {
     /// The range is about to be unmapped, moved or made stricter. On return nothing of it may be

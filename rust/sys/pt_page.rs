@@ -191,6 +191,15 @@ impl FlushToken {
     }
 }
 
+/// How a long piece of work goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pace {
+    /// To the end.
+    AtOnce,
+    /// Letting other tasks run in between: only where the caller may sleep.
+    Yielding,
+}
+
 /// Tables that were unlinked and that some processor may still walk.
 ///
 /// Must be given to [`free`](Self::free); a list that is just dropped is leaked, with a warning, as
@@ -220,10 +229,18 @@ impl Retired {
     }
 
     /// Frees the tables.
-    pub fn free(mut self, _token: &FlushToken) {
+    pub fn free(mut self, _token: &FlushToken, pace: Pace) {
         while let Some(mut table) = self.head.take() {
             self.head = table.next.take();
-            // Dropping `table` frees what it links, which is at most four levels deep.
+            // What it links comes next, so that each turn frees one table.
+            let links = table.links.iter_mut().flat_map(|links| links.iter_mut());
+            for child in links.filter_map(Option::take) {
+                self.push(child);
+            }
+            drop(table);
+            if pace == Pace::Yielding {
+                crate::context::cond_resched();
+            }
         }
     }
 }

@@ -7,7 +7,10 @@ use burrow_core::{
     addr::Hva,
     x86::tdp, //
 };
-use burrow_sys::mmu_notifier::Notify;
+use burrow_sys::{
+    mmu_notifier::Notify,
+    pt_page::Pace, //
+};
 
 impl Notify for Shared {
     fn invalidate_start(&self, start: Hva, end: Hva) {
@@ -64,7 +67,7 @@ impl Notify for Shared {
     }
 
     fn release(&self) {
-        self.locked(|mmu, debt| {
+        self.locked_with(Pace::Yielding, |mmu, debt| {
             mmu.release();
             mmu.zap_all(debt);
         });

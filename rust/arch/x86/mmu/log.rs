@@ -35,7 +35,10 @@ use burrow_core::{
         },
     },
 };
-use burrow_sys::uapi;
+use burrow_sys::{
+    context,
+    uapi, //
+};
 use kernel::{
     prelude::*,
     sync::atomic::Relaxed, //
@@ -110,6 +113,7 @@ impl GuestMemory {
                 copied = copied.and(words.push(bits, GFP_KERNEL).map_err(Error::from));
             }
             copied = copied.and_then(|()| uapi::write_slice(word_address(to, first), &words));
+            context::cond_resched();
             if copied.is_err() {
                 break;
             }
@@ -164,6 +168,7 @@ impl GuestMemory {
                     break;
                 }
             }
+            context::cond_resched();
         }
         shared.flush_if(flush);
         read
@@ -210,6 +215,7 @@ impl Shared {
             self.protecting(Shadows::Empty, &mut flush, |protect| {
                 protect(start.wrapping_add(offset), count);
             });
+            context::cond_resched();
         }
         self.flush_if(flush);
     }

@@ -77,6 +77,7 @@ use burrow_core::{
     },
 };
 use burrow_sys::{
+    context,
     guest_mem::{
         self,
         Creator, //
@@ -84,6 +85,7 @@ use burrow_sys::{
     mmu_notifier::Registration,
     pt_page::{
         FlushToken,
+        Pace,
         Table, //
     },
 };
@@ -165,6 +167,9 @@ impl Config {
 pub(crate) const MANUAL_PROTECT_ENABLE: u32 = 1 << 0;
 /// With it: bitmaps start all dirty, and nothing is protected until it is cleared.
 pub(crate) const MANUAL_PROTECT_INITIALLY_SET: u32 = 1 << 1;
+
+/// Frames that are zapped at a time, a power of 2: how long `mmu_lock` is held.
+const ZAPPED_AT_A_TIME: u64 = Level::Pdpt.pages();
 
 /// The memory of a VM.
 ///
@@ -318,6 +323,11 @@ impl GuestMemory {
 impl Shared {
     /// Runs `f` under `mmu_lock`, and pays what it owes.
     fn locked<R>(&self, f: impl FnOnce(&mut Mmu, &mut Debt) -> R) -> R {
+        self.locked_with(Pace::AtOnce, f)
+    }
+
+    /// As [`locked`](Self::locked); `pace` is that of the payment, which may have many tables to free.
+    fn locked_with<R>(&self, pace: Pace, f: impl FnOnce(&mut Mmu, &mut Debt) -> R) -> R {
         let mut debt = Debt::default();
         let mut mmu = self.mmu.lock();
         let result = f(&mut mmu, &mut debt);
@@ -326,7 +336,7 @@ impl Shared {
         }
         let token = FlushToken::after(|| self.flush.flush_all());
         drop(mmu);
-        debt.retired.free(&token);
+        debt.retired.free(&token, pace);
         result
     }
 
@@ -335,8 +345,22 @@ impl Shared {
         self.epoch.fetch_add(1, Release);
     }
 
-    /// Removes every mapping of the `npages` frames from `start`.
+    /// Removes every mapping of the `npages` frames from `start`, piece by piece.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
     fn zap(&self, start: Gfn, npages: u64) {
-        self.locked(|mmu, debt| mmu.zap(start, npages, debt));
+        let end = start.0.saturating_add(npages);
+        let mut from = start.0;
+        while from < end {
+            // Up to where the next table of 2-MiB pages begins: most of them go as a whole.
+            let behind = (from | (ZAPPED_AT_A_TIME - 1)).saturating_add(1).min(end);
+            self.locked_with(Pace::Yielding, |mmu, debt| {
+                mmu.zap(Gfn(from), behind - from, debt);
+            });
+            context::cond_resched();
+            from = behind;
+        }
     }
 }
