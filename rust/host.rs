@@ -197,6 +197,7 @@ pub(crate) fn init() -> Result {
     let has_xsaves = fpu::host_xcr0() != 0 && insn::cpuid(0xd, 1).eax & (1 << 3) != 0;
     let tsc_khz = burrow_sys::context::tsc_khz();
     let timer = usable_timer(&caps, &ctls, tsc_khz);
+    tell_params(&ctls, timer.as_ref());
     HOST.populate(Host {
         caps,
         ctls,
@@ -231,6 +232,15 @@ fn usable_timer(caps: &VmxCaps, ctls: &ControlSet, tsc_khz: u32) -> Option<Preem
     is_usable.then(|| PreemptionTimer::new(caps.misc))
 }
 
+/// Makes the parameters say what is in force. Those that cannot be off are on, as the module was loaded.
+fn tell_params(ctls: &ControlSet, timer: Option<&PreemptionTimer>) {
+    params::set_pml(ctls.has_pml());
+    params::set_preemption_timer(timer.is_some());
+    // What the CPU may have of these is not made use of.
+    params::set_enable_apicv(false);
+    params::set_enable_shadow_vmcs(false);
+}
+
 fn wanted() -> Params {
     Params {
         nested: params::nested(),
@@ -240,5 +250,6 @@ fn wanted() -> Params {
         enable_shadow_vmcs: params::enable_shadow_vmcs(),
         preemption_timer: params::preemption_timer(),
         enable_apicv: params::enable_apicv(),
+        pml: params::pml(),
     }
 }

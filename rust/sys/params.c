@@ -9,34 +9,34 @@
 #include <linux/init.h>
 #include "params.h"
 
-bool burrow_param_nested __ro_after_init = true;
+bool burrow_param_nested = true;
 module_param_named(nested, burrow_param_nested, bool, 0444);
 MODULE_PARM_DESC(nested, "let guests be hypervisors");
 
-bool burrow_param_ept __ro_after_init = true;
+bool burrow_param_ept = true;
 module_param_named(ept, burrow_param_ept, bool, 0444);
 MODULE_PARM_DESC(ept, "extended page tables (required)");
 
-bool burrow_param_vpid __ro_after_init = true;
+bool burrow_param_vpid = true;
 module_param_named(vpid, burrow_param_vpid, bool, 0444);
 MODULE_PARM_DESC(vpid, "virtual processor ids (required)");
 
-bool burrow_param_unrestricted_guest __ro_after_init = true;
+bool burrow_param_unrestricted_guest = true;
 module_param_named(unrestricted_guest, burrow_param_unrestricted_guest, bool, 0444);
 MODULE_PARM_DESC(unrestricted_guest, "real mode and unpaged protected mode on the processor (required)");
 
-bool burrow_param_enable_shadow_vmcs __ro_after_init;
+bool burrow_param_enable_shadow_vmcs;
 module_param_named(enable_shadow_vmcs, burrow_param_enable_shadow_vmcs, bool, 0444);
 MODULE_PARM_DESC(enable_shadow_vmcs, "VMCS shadowing for nested guests");
 
-bool burrow_param_preemption_timer __ro_after_init = true;
+bool burrow_param_preemption_timer = true;
 module_param_named(preemption_timer, burrow_param_preemption_timer, bool, 0444);
 MODULE_PARM_DESC(preemption_timer, "the VMX-preemption timer for the guest's APIC timer");
 
-bool burrow_param_enable_apicv __ro_after_init;
+bool burrow_param_enable_apicv;
 module_param_named(enable_apicv, burrow_param_enable_apicv, bool, 0444);
 MODULE_PARM_DESC(enable_apicv, "APIC-register virtualization and virtual-interrupt delivery");
 
-bool burrow_param_pml __ro_after_init;
+bool burrow_param_pml = true;
 module_param_named(pml, burrow_param_pml, bool, 0444);
 MODULE_PARM_DESC(pml, "page-modification logging");

@@ -2,7 +2,8 @@
 
 //! The module's parameters.
 //!
-//! Invariant: they are written by the kernel before init, by init itself, and by nobody after.
+//! Invariant: each is one byte that the kernel writes before init, and that is accessed by single volatile
+//! accesses after.
 
 use crate::bindings;
 
@@ -10,18 +11,14 @@ macro_rules! params {
     ($($(#[$doc:meta])* $get:ident, $set:ident => $c:ident;)*) => { $(
         $(#[$doc])*
         pub fn $get() -> bool {
-            // SAFETY: A plain `bool` that nobody writes once init is over; init is single-threaded.
-            unsafe { core::ptr::addr_of!(bindings::$c).read() }
+            // SAFETY: A `bool` that is never torn, and never another value than the two.
+            unsafe { core::ptr::addr_of!(bindings::$c).read_volatile() }
         }
 
-        #[doc = concat!("Records what `", stringify!($get), "` turned out to be.")]
-        ///
-        /// # Safety
-        ///
-        /// Only during module init.
-        pub unsafe fn $set(value: bool) {
-            // SAFETY: The caller is module init, the only writer.
-            unsafe { core::ptr::addr_of_mut!(bindings::$c).write(value) };
+        #[doc = concat!("Records what `", stringify!($get), "` turned out to be, for who reads it.")]
+        pub fn $set(value: bool) {
+            // SAFETY: As above.
+            unsafe { core::ptr::addr_of_mut!(bindings::$c).write_volatile(value) };
         }
     )* };
 }

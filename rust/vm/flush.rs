@@ -11,4 +11,19 @@ pub(crate) trait RemoteFlush: Send + Sync {
     ///
     /// Any but NMI; spins for the time of a VM exit.
     fn flush_all(&self);
+
+    /// Makes every vCPU that is in the guest leave it, and returns when it has.
+    ///
+    /// # Context
+    ///
+    /// As for [`flush_all`](Self::flush_all).
+    fn exit_all(&self);
+
+    /// Makes every vCPU find out whether its CPU is to log writes, before it enters again, and returns
+    /// when none is in the guest that does not know.
+    ///
+    /// # Context
+    ///
+    /// As for [`flush_all`](Self::flush_all).
+    fn logging_changed(&self);
 }

@@ -216,6 +216,11 @@ impl Table {
         is_backed
     }
 
+    /// Returns whether any slot is logged.
+    pub(crate) fn has_logged(&self) -> bool {
+        self.by_id.iter().any(|slot| slot.dirty().is_some())
+    }
+
     /// Makes a copy.
     fn copy(&self) -> Result<KBox<Self>> {
         let mut copy = KBox::new(Self::default(), GFP_KERNEL_ACCOUNT)?;

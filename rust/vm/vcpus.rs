@@ -177,13 +177,16 @@ impl Vcpus {
     }
 }
 
-impl RemoteFlush for Vcpus {
-    fn flush_all(&self) {
+impl Vcpus {
+    /// Makes `request` of every vCPU, if any, and waits until none is in the guest that has not seen it.
+    fn expel_all(&self, request: Option<Request>) {
         // A vCPU that is created from here on has nothing cached. Interrupts stay on while others are
         // waited for.
         let list = self.snapshot();
         for vcpu in list.iter() {
-            vcpu.kick.request_quietly(Request::TlbFlush);
+            if let Some(request) = request {
+                vcpu.kick.request_quietly(request);
+            }
             vcpu.kick.exit_guest();
         }
         for vcpu in list.iter() {
@@ -193,5 +196,19 @@ impl RemoteFlush for Vcpus {
                 core::hint::spin_loop();
             }
         }
+    }
+}
+
+impl RemoteFlush for Vcpus {
+    fn flush_all(&self) {
+        self.expel_all(Some(Request::TlbFlush));
+    }
+
+    fn exit_all(&self) {
+        self.expel_all(None);
+    }
+
+    fn logging_changed(&self) {
+        self.expel_all(Some(Request::DirtyLoggingChanged));
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     guest::{
         Guest,
         Mode,
+        DATA,
         MMIO, //
     },
     ioctl::*,
@@ -35,6 +36,7 @@ group!("dirty":
     huge_mappings_are_logged_by_the_page,
     writes_by_page_table_walks_are_logged,
     two_slots_have_two_logs,
+    copies_of_a_running_guest_miss_no_write,
 );
 
 const PAGES: u64 = 64;
@@ -293,4 +295,58 @@ fn two_slots_have_two_logs() {
     guest.run_to_done();
     assert_eq!(guest.vm.dirty_log(1), Ok(1 << 1));
     assert_eq!(guest.vm.dirty_log(7), Ok(1 << 2));
+}
+
+/// Migrates 64 pages of a guest that writes them all the time: what was copied because the log said so,
+/// the last time after the guest has stopped, is what the guest has.
+fn copies_of_a_running_guest_miss_no_write() {
+    const STOP: u64 = DATA + 8;
+    let code = code!(
+        64,
+        "sti",
+        "2:",
+        "mov rbx, 0x10000000",
+        "mov ecx, 64",
+        "3:",
+        "inc qword ptr [rbx]",
+        "add rbx, 0x1000",
+        "loop 3b",
+        "inc qword ptr [0x20000]",
+        "cmp qword ptr [0x20008], 0",
+        "je 2b",
+        "hlt"
+    );
+    let (guest, memory) = logged(code, 0);
+    let mut copy = [0; PAGES as usize];
+    let mut take = |log: u64| {
+        for (page, copy) in (0..).zip(&mut copy) {
+            if log & (1 << page) != 0 {
+                *copy = memory.poll(page * PAGE);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| guest.run_to_hlt());
+        while guest.memory.poll(DATA) < 10 {
+            std::thread::yield_now();
+        }
+        // The pages are mapped already when the log begins.
+        let set = guest
+            .vm
+            .set_slot(1, KVM_MEM_LOG_DIRTY_PAGES, MMIO, PAGES * PAGE, memory.hva());
+        assert_eq!(set, Ok(0));
+        take(u64::MAX);
+        for _ in 0..100 {
+            take(guest.vm.dirty_log(1).expect("KVM_GET_DIRTY_LOG"));
+            let before = guest.memory.poll(DATA);
+            while guest.memory.poll(DATA) == before {
+                std::thread::yield_now();
+            }
+        }
+        guest.memory.write::<u64>(STOP, 1);
+    });
+    take(guest.vm.dirty_log(1).expect("KVM_GET_DIRTY_LOG"));
+    for (page, copy) in (0..).zip(copy) {
+        assert_eq!(copy, memory.poll(page * PAGE), "page {page}");
+    }
 }

@@ -96,7 +96,8 @@ impl Cpu<'_> {
         let visit = Visit::begin(&self.hw, &irqs);
         let attempt = self.visit(&visit, &preempt, &irqs);
         visit.end();
-        kick.leave();
+        self.drain_cpu_log();
+        self.vcpu.shared.kick.leave();
         if let Attempt::Exit { reason, intr_info } = attempt {
             forward_interrupt(reason, intr_info, &irqs);
         }
@@ -241,6 +242,9 @@ impl Cpu<'_> {
         }
         if requests.contains(Request::LoadEoiExitmap) {
             self.load_eoi_exits();
+        }
+        if requests.contains(Request::DirtyLoggingChanged) {
+            self.update_cpu_logs();
         }
         if requests.contains(Request::MsrFilterChanged) {
             self.refresh_msr_bitmap();

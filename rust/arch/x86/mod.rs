@@ -34,6 +34,7 @@ pub(crate) mod emulate;
 pub(crate) mod guest_mem;
 pub(crate) mod inject;
 pub(crate) mod msr;
+pub(crate) mod pml;
 pub(crate) mod pvclock;
 pub(crate) mod reset;
 pub(crate) mod tally;

@@ -82,6 +82,7 @@ impl Cpu<'_> {
         if ctls.proc2.xsaves() {
             vmcs.set(XSS_EXIT_BITMAP, 0);
         }
+        self.update_cpu_logs();
     }
 
     /// The exceptions that exit: machine checks, which the host must see; #DB and #AC, whose delivery

@@ -21,6 +21,7 @@ use crate::{
             Setup, //
         },
     },
+    host::host,
     vm::vcpus::VcpuShared, //
 };
 use burrow_core::{
@@ -44,7 +45,10 @@ use burrow_core::{
 };
 use burrow_sys::{
     fpu::GuestFpu,
-    x86::vmcs::ControlPage, //
+    x86::vmcs::{
+        ControlPage,
+        LogPage, //
+    },
 };
 use kernel::{
     prelude::*,
@@ -188,6 +192,8 @@ pub(crate) struct VcpuArch {
     pub(crate) msr_bitmap: ControlPage,
     /// Its words that let anything through.
     pub(crate) msrs_open: OpenWords,
+    /// What the CPU logs writes in, if it can.
+    pub(crate) pml: Option<LogPage>,
     /// What a guest hypervisor needs; `None` if guests cannot be hypervisors.
     pub(crate) nested: Option<KBox<Nested>>,
     /// `KVM_SET_SIGNAL_MASK`.
@@ -252,6 +258,10 @@ impl VcpuArch {
             pat: PAT_RESET,
             spec_ctrl_open: false,
             msr_bitmap: ControlPage::new()?,
+            pml: match host().ctls.has_pml() {
+                true => Some(LogPage::new()?),
+                false => None,
+            },
             msrs_open: OpenWords::ALL,
             nested: Nested::new(options.has_quirk(Quirk::StuffFeatureMsrs))?,
             signal_mask: None,

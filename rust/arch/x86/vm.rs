@@ -33,7 +33,8 @@ use burrow_core::{
     stats::Id,
     x86::{
         clock::VmTsc,
-        irqchip::lapic_timer::BusCycle, //
+        irqchip::lapic_timer::BusCycle,
+        tdp::DirtyLog, //
     },
 };
 use kernel::{
@@ -135,7 +136,12 @@ impl Vm {
     pub(crate) fn new() -> Result<Arc<Self>> {
         let vcpus = Vcpus::new()?;
         let host = crate::host::host();
-        let config = Config::new(host.ctls.ept_vpid, host.maxphyaddr, false);
+        let log = if host.ctls.has_pml() {
+            DirtyLog::Pml
+        } else {
+            DirtyLog::WriteProtect
+        };
+        let config = Config::new(host.ctls.ept_vpid, host.maxphyaddr, false, log);
         let memory = GuestMemory::new(vcpus.clone(), config)?;
         let apics = ApicBus::new(vcpus.clone())?;
         let routing = Routing::new(apics.clone())?;

@@ -498,6 +498,37 @@ fn slot_of(encoding: Encoding) -> usize {
     encoding.slot().unwrap_or(NR_SLOTS)
 }
 
+/// A page into which the processor logs 512 addresses.
+pub struct LogPage(ControlPage);
+
+impl LogPage {
+    /// Allocates an empty one.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` when there is no memory.
+    pub fn new() -> Result<Self> {
+        Ok(Self(ControlPage::new()?))
+    }
+
+    /// Returns the physical address.
+    pub fn address(&self) -> u64 {
+        self.0.address()
+    }
+
+    /// Returns entry `index`, 0 to 511.
+    #[inline]
+    pub fn entry(&self, index: u16) -> u64 {
+        let entry = self
+            .0
+            .words
+            .cast::<u64>()
+            .wrapping_add(usize::from(index % 512));
+        // SAFETY: Within the page, by the type's invariant; volatile, as the processor writes it.
+        unsafe { entry.read_volatile() }
+    }
+}
+
 /// A zeroed page that a VMCS points to: an MSR bitmap, say.
 ///
 /// Invariant: `words` is the page in the direct map, owned by the value.

@@ -31,11 +31,7 @@ use burrow_sys::trace;
 /// Handles an EPT violation.
 pub(super) fn violation(cpu: &mut Cpu<'_>) -> Handled {
     let qualification = EptViolation(cpu.qualification());
-    let vectoring = EventInfo(cpu.vmcs().get(IDT_VECTORING_INFO_FIELD));
-    if event::iret_lost_nmi_blocking(qualification.nmi_unblocking(), None, vectoring) {
-        let state = cpu.interruptibility();
-        cpu.set_interruptibility(state.with_nmi(true));
-    }
+    keep_nmi_blocking(cpu, qualification);
     let gpa = Gpa(cpu.vmcs().get(GUEST_PHYSICAL_ADDRESS));
     let access = if qualification.write() {
         Access::Write
@@ -52,6 +48,26 @@ pub(super) fn violation(cpu: &mut Cpu<'_>) -> Handled {
         Fault::Mapped | Fault::Spurious | Fault::Retry | Fault::Interrupted => Ok(Outcome::Resume),
         Fault::Mmio | Fault::ReadonlyWrite => cpu.emulate_mmio(gpa),
         Fault::HvaError(error) => Err(Stop::Fail(error)),
+    }
+}
+
+/// Handles a full log of page modifications: it was emptied on the way out. The write that found it full
+/// is done again.
+pub(super) fn log_full(cpu: &mut Cpu<'_>) -> Handled {
+    let qualification = EptViolation(cpu.qualification());
+    keep_nmi_blocking(cpu, qualification);
+    Ok(Outcome::Resume)
+}
+
+/// Blocks NMIs again where IRET ended the blocking and then exited: it will be executed again.
+///
+/// The bit is the same in the qualifications of EPT violations and of full logs. SDM 3C "Exit
+/// Qualification", 29.2.1
+fn keep_nmi_blocking(cpu: &mut Cpu<'_>, qualification: EptViolation) {
+    let vectoring = EventInfo(cpu.vmcs().get(IDT_VECTORING_INFO_FIELD));
+    if event::iret_lost_nmi_blocking(qualification.nmi_unblocking(), None, vectoring) {
+        let state = cpu.interruptibility();
+        cpu.set_interruptibility(state.with_nmi(true));
     }
 }
 

@@ -77,6 +77,7 @@ pub(crate) fn handle(cpu: &mut Cpu<'_>, word: ExitReasonWord, intr_info: u32) ->
         ExitReason::Invpcid => misc::invpcid(cpu),
         ExitReason::EptViolation => ept::violation(cpu),
         ExitReason::EptMisconfig => ept::misconfiguration(cpu),
+        ExitReason::PmlFull => ept::log_full(cpu),
         // They end a turn of the guest, and say no more (`timer.rs`).
         ExitReason::PreemptionTimer | ExitReason::MonitorTrapFlag => Ok(Outcome::Resume),
         ExitReason::Vmclear

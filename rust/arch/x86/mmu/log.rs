@@ -75,7 +75,8 @@ impl GuestMemory {
     /// Copies the dirty bitmap of `slot` to userspace address `to`, and unless clearing is manual
     /// clears it: `KVM_GET_DIRTY_LOG`. `tracking` is how the VM logs.
     ///
-    /// With page-modification logging, the caller has drained the logs of all vCPUs.
+    /// What vCPUs wrote before the call is in it: with page-modification logging, they leave the guest,
+    /// where they empty their logs.
     ///
     /// # Context
     ///
@@ -89,6 +90,7 @@ impl GuestMemory {
     pub(crate) fn get_dirty_log(&self, slot: u32, to: usize, tracking: Tracking) -> Result {
         let shared = &self.shared;
         let slots = shared.slots.lock();
+        shared.drain_cpu_logs();
         let slot = {
             let id = shared.check_name(slot, tracking)?;
             let table = slots.read();
@@ -144,6 +146,7 @@ impl GuestMemory {
     ) -> Result {
         let shared = &self.shared;
         let slots = shared.slots.lock();
+        shared.drain_cpu_logs();
         let (slot, range) = {
             let id = shared.check_name(slot, tracking)?;
             let table = slots.read();
@@ -175,7 +178,39 @@ impl GuestMemory {
     }
 }
 
+impl GuestMemory {
+    /// Returns whether CPUs log what their vCPUs write, for [`mark_all_dirty`](Self::mark_all_dirty).
+    pub(crate) fn cpu_logs(&self) -> bool {
+        self.shared.cpu_logs.load(Relaxed)
+    }
+
+    /// [Marks](Self::mark_dirty) all of `gfns`.
+    pub(crate) fn mark_all_dirty(&self, gfns: impl Iterator<Item = Gfn>) {
+        let slots = self.shared.slots.read();
+        for gfn in gfns {
+            if let Some(slot) = slots.by_gfn(gfn) {
+                slot.mark_dirty(gfn);
+            }
+        }
+    }
+}
+
 impl Shared {
+    /// Sets whether CPUs log writes, where they can; on return no vCPU runs with the old setting.
+    pub(super) fn set_cpu_logs(&self, on: bool) {
+        if self.config.log == DirtyLog::Pml && self.cpu_logs.load(Relaxed) != on {
+            self.cpu_logs.store(on, Relaxed);
+            self.flush.logging_changed();
+        }
+    }
+
+    /// Brings what CPUs have logged so far into the bitmaps.
+    fn drain_cpu_logs(&self) {
+        if self.cpu_logs.load(Relaxed) {
+            self.flush.exit_all();
+        }
+    }
+
     /// Returns the id that `slot` names.
     fn check_name(&self, slot: u32, tracking: Tracking) -> Result<u16> {
         let name = SlotId::from_raw(slot);

@@ -53,6 +53,7 @@ use crate::vm::{
     flush::RemoteFlush,
     memslots::{
         Applied,
+        Locked,
         Memslots, //
     },
 };
@@ -123,9 +124,13 @@ pub(crate) struct Config {
 
 impl Config {
     /// Makes the configuration for a processor: what it offers, the width of its physical addresses
-    /// in bits, and whether "mode-based execute control for EPT" is in use. Dirty pages are found
-    /// by write protection.
-    pub(crate) fn new(cap: EptVpidCap, maxphyaddr: u8, mode_based_execute: bool) -> Self {
+    /// in bits, whether "mode-based execute control for EPT" is in use, and how writes are tracked.
+    pub(crate) fn new(
+        cap: EptVpidCap,
+        maxphyaddr: u8,
+        mode_based_execute: bool,
+        log: DirtyLog,
+    ) -> Self {
         let features = EptFeatures {
             execute_only: cap.exec_only(),
             page_2m: cap.pages_2m(),
@@ -147,7 +152,7 @@ impl Config {
         Self {
             features,
             root_level,
-            log: DirtyLog::WriteProtect,
+            log,
             nr_address_spaces: 1,
         }
     }
@@ -197,6 +202,8 @@ struct Shared {
     manual_protect: Atomic<u32>,
     /// See [`GuestMemory::epoch`].
     epoch: Atomic<u64>,
+    /// The vCPUs' CPUs log writes.
+    cpu_logs: Atomic<bool>,
 }
 
 impl GuestMemory {
@@ -233,6 +240,7 @@ impl GuestMemory {
                 eptp,
                 manual_protect: Atomic::new(0),
                 epoch: Atomic::new(0),
+                cpu_logs: Atomic::new(false),
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
@@ -295,32 +303,48 @@ impl GuestMemory {
             Initially::Clean
         };
         let mut slots = shared.slots.lock();
+        if SlotFlags(region.flags).log_dirty() {
+            // No page of the slot may be mapped before, or its first write would go unseen.
+            shared.set_cpu_logs(true);
+        }
+        let result = shared.apply(&mut slots, region, initially);
+        shared.set_cpu_logs(slots.read().has_logged());
+        result
+    }
+}
+
+impl Shared {
+    /// Makes the change, under the lock of the slots.
+    fn apply(
+        &self,
+        slots: &mut Locked<'_>,
+        region: &RawRegion,
+        initially: Initially,
+    ) -> Result {
         let applied = slots.set_region(region, initially);
-        shared.next_epoch();
+        self.next_epoch();
         match applied? {
             Applied::Nothing => Ok(()),
             Applied::Going(slot, edit) => {
-                shared.zap(slot.base_gfn(), slot.npages());
+                self.zap(slot.base_gfn(), slot.npages());
                 let finished = slots.finish(&edit);
-                shared.next_epoch();
+                self.next_epoch();
                 finished
             }
             Applied::LogStarted(slot) => {
                 if initially == Initially::Clean {
-                    shared.protect(slot.base_gfn(), slot.npages());
+                    self.protect(slot.base_gfn(), slot.npages());
                 }
                 Ok(())
             }
             Applied::LogStopped(slot) => {
                 // Small mappings give way, so that huge ones can come back.
-                shared.zap(slot.base_gfn(), slot.npages());
+                self.zap(slot.base_gfn(), slot.npages());
                 Ok(())
             }
         }
     }
-}
 
-impl Shared {
     /// Runs `f` under `mmu_lock`, and pays what it owes.
     fn locked<R>(&self, f: impl FnOnce(&mut Mmu, &mut Debt) -> R) -> R {
         self.locked_with(Pace::AtOnce, f)

@@ -242,6 +242,7 @@ impl Cpu<'_> {
         if flush == Flush::Vpid {
             self.arch.vpid.request_flush();
         }
+        self.update_cpu_logs();
         Ok(())
     }
 

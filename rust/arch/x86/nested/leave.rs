@@ -184,6 +184,7 @@ impl Cpu<'_> {
             self.leave_vmcs02(index)?;
             self.arch.ctls = l1.ctls;
             self.hw.switch_vmcs(vmcs01);
+            self.update_cpu_logs();
         }
         self.arch.mp_state = MpState::Runnable;
         self.write_tsc_fields();
@@ -241,5 +242,6 @@ impl Cpu<'_> {
         self.arch.ctls = nested.l1.ctls;
         core::mem::swap(&mut self.arch.vpid, &mut nested.slots[index].vpid);
         self.hw.switch_vmcs(vmcs01);
+        self.update_cpu_logs();
     }
 }

@@ -168,6 +168,8 @@ pub struct Params {
     /// APICv (APIC-register virtualization, virtual-interrupt delivery, posted interrupts) is
     /// used, where all of it is present.
     pub enable_apicv: bool,
+    /// Page-modification logging is used, where present.
+    pub pml: bool,
 }
 
 impl Default for Params {
@@ -180,6 +182,7 @@ impl Default for Params {
             enable_shadow_vmcs: true,
             preemption_timer: true,
             enable_apicv: true,
+            pml: true,
         }
     }
 }
@@ -241,6 +244,12 @@ impl ControlSet {
     #[inline]
     pub fn has_apicv(&self) -> bool {
         self.switchable.pin.posted_intr()
+    }
+
+    /// Returns whether page-modification logging is usable, with the flags that it looks at.
+    #[inline]
+    pub fn has_pml(&self) -> bool {
+        self.switchable.proc2.pml()
     }
 
     /// Returns whether the VMX-preemption timer is usable.
@@ -491,7 +500,7 @@ impl HostSupport {
             .with_pause_loop_exiting(true)
             .with_rdrand_exiting(true)
             .with_rdseed_exiting(true)
-            .with_pml(caps.ept_vpid.accessed_dirty())
+            .with_pml(params.pml && caps.ept_vpid.accessed_dirty())
             .with_mode_based_exec(true)
             .with_tsc_scaling(true)
             .with_user_wait_pause(true)

@@ -8,4 +8,5 @@ pub mod ctls;
 pub mod exit;
 pub mod field;
 pub mod insn;
+pub mod pml;
 pub mod preemption_timer;
