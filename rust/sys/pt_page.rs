@@ -17,19 +17,34 @@ use kernel::{
     alloc::KBox,
     page::Page,
     prelude::*,
-    sync::atomic::{
-        Atomic,
-        Full,
-        Relaxed, //
+    sync::{
+        atomic::{
+            Atomic,
+            Full,
+            Relaxed, //
+        },
+        Arc, //
     },
 };
 
 /// Entries in a table.
 pub const NR_ENTRIES: usize = 512;
 
+/// Is told how many leaves there are: entries that are not 0 and link no table.
+pub trait LeafCounter: Send + Sync {
+    /// There are `delta` more of `level` than before.
+    ///
+    /// # Context
+    ///
+    /// Any.
+    fn changed(&self, level: Level, delta: i64);
+}
+
 /// A table of 512 entries of 64 bits.
 pub struct Table {
     page: Page,
+    counter: Arc<dyn LeafCounter>,
+    nr_leaves: u16,
     /// The page in the kernel's direct map.
     base: *mut u64,
     level: Level,
@@ -45,7 +60,7 @@ unsafe impl Send for Table {}
 unsafe impl Sync for Table {}
 
 impl Table {
-    /// Allocates a table of zeroes for `level`.
+    /// Allocates a table of zeroes for `level`, whose leaves `counter` counts.
     ///
     /// # Context
     ///
@@ -54,7 +69,7 @@ impl Table {
     /// # Errors
     ///
     /// `ENOMEM` when there is no memory.
-    pub fn new(level: Level) -> Result<KBox<Self>> {
+    pub fn new(level: Level, counter: &Arc<dyn LeafCounter>) -> Result<KBox<Self>> {
         let page = Page::alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO)?;
         // SAFETY: `page` is a valid page of the direct map, as GFP_KERNEL has no high memory.
         let base = unsafe { bindings::burrow_page_address(page.as_ptr().cast()) }.cast();
@@ -64,6 +79,8 @@ impl Table {
         };
         let table = Self {
             page,
+            counter: counter.clone(),
+            nr_leaves: 0,
             base,
             level,
             links,
@@ -122,7 +139,19 @@ impl Table {
         if self.child(index).is_some() {
             return Err(self.load(index));
         }
-        self.entry(index).cmpxchg(old, new, Full).map(|_| ())
+        self.entry(index).cmpxchg(old, new, Full)?;
+        self.count(old, new);
+        Ok(())
+    }
+
+    /// Counts the change of an entry that links no table.
+    #[inline]
+    fn count(&mut self, old: u64, new: u64) {
+        let delta = i16::from(new != 0) - i16::from(old != 0);
+        if delta != 0 {
+            self.nr_leaves = self.nr_leaves.wrapping_add_signed(delta);
+            self.counter.changed(self.level, delta.into());
+        }
     }
 
     /// Stores `new`, which points to `child`, at entry `index`, which links no table, if it still
@@ -147,6 +176,7 @@ impl Table {
         // The child is owned before the processor can see it.
         *slot = Some(child);
         if self.entry(index).cmpxchg(old, new, Full).is_ok() {
+            self.count(old, 0);
             return Ok(());
         }
         match self
@@ -167,6 +197,7 @@ impl Table {
             return false;
         };
         self.entry(index).xchg(new, Full);
+        self.count(0, new);
         retired.push(child);
         true
     }
@@ -174,7 +205,18 @@ impl Table {
     /// Sets every entry of a table that is not linked yet.
     pub fn fill(&mut self, mut entry: impl FnMut(u16) -> u64) {
         for index in 0..NR_ENTRIES as u16 {
-            self.entry(usize::from(index)).store(entry(index), Relaxed);
+            let value = entry(index);
+            let old = self.load(usize::from(index));
+            self.entry(usize::from(index)).store(value, Relaxed);
+            self.count(old, value);
+        }
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        if self.nr_leaves != 0 {
+            self.counter.changed(self.level, -i64::from(self.nr_leaves));
         }
     }
 }

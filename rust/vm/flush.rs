@@ -5,12 +5,13 @@
 /// Makes vCPUs forget translations.
 pub(crate) trait RemoteFlush: Send + Sync {
     /// Makes every vCPU drop the translations it has cached, and returns when none can use an old
-    /// one any more: running ones have left the guest, others will flush before they enter.
+    /// one any more: running ones have left the guest, others will flush before they enter. Returns
+    /// whether any was in the guest.
     ///
     /// # Context
     ///
     /// Any but NMI; spins for the time of a VM exit.
-    fn flush_all(&self);
+    fn flush_all(&self) -> bool;
 
     /// Makes every vCPU that is in the guest leave it, and returns when it has.
     ///

@@ -2,18 +2,24 @@
 
 //! Statistics: counters of a VM and of a vCPU, and the files that show them.
 
-use burrow_core::stats::{
-    self,
-    File,
-    Id,
-    Table,
-    VcpuStat,
-    VmStat, //
+use burrow_core::{
+    addr::Level,
+    stats::{
+        self,
+        File,
+        Id,
+        Table,
+        VcpuStat,
+        VmStat, //
+    },
 };
-use burrow_sys::anon_fd::{
-    self,
-    FdOps,
-    FileAccess, //
+use burrow_sys::{
+    anon_fd::{
+        self,
+        FdOps,
+        FileAccess, //
+    },
+    pt_page::LeafCounter,
 };
 use core::marker::PhantomData;
 use kernel::{
@@ -101,10 +107,6 @@ impl<S: Subject, const N: usize> Counters<S, N> {
     }
 }
 
-#[expect(
-    dead_code,
-    reason = "nothing of a VM is counted yet; Documentation/abi.rst says so"
-)]
 impl VmStats {
     /// Adds `amount` to `stat`, from any thread.
     #[inline]
@@ -114,16 +116,23 @@ impl VmStats {
         }
     }
 
-    /// Takes `amount` from `stat`, from any thread.
-    #[inline]
-    pub(crate) fn sub(&self, stat: VmStat, amount: u64) {
-        self.add(stat, amount.wrapping_neg());
-    }
-
     /// Adds 1 to `stat`.
     #[inline]
     pub(crate) fn inc(&self, stat: VmStat) {
         self.add(stat, 1);
+    }
+}
+
+impl LeafCounter for VmStats {
+    fn changed(&self, level: Level, delta: i64) {
+        let stat = match level {
+            Level::Pt => VmStat::Pages4k,
+            Level::Pd => VmStat::Pages2m,
+            Level::Pdpt => VmStat::Pages1g,
+            Level::Pml4 | Level::Pml5 => return,
+        };
+        // CAST: modulo 2^64, as the counter is.
+        self.add(stat, delta as u64);
     }
 }
 

@@ -179,15 +179,17 @@ impl Vcpus {
 
 impl Vcpus {
     /// Makes `request` of every vCPU, if any, and waits until none is in the guest that has not seen it.
-    fn expel_all(&self, request: Option<Request>) {
+    /// Returns whether any was.
+    fn expel_all(&self, request: Option<Request>) -> bool {
         // A vCPU that is created from here on has nothing cached. Interrupts stay on while others are
         // waited for.
         let list = self.snapshot();
+        let mut any = false;
         for vcpu in list.iter() {
             if let Some(request) = request {
                 vcpu.kick.request_quietly(request);
             }
-            vcpu.kick.exit_guest();
+            any |= vcpu.kick.exit_guest();
         }
         for vcpu in list.iter() {
             // A vCPU in the guest leaves on the interrupt just sent, and sees the request before it
@@ -196,12 +198,13 @@ impl Vcpus {
                 core::hint::spin_loop();
             }
         }
+        any
     }
 }
 
 impl RemoteFlush for Vcpus {
-    fn flush_all(&self) {
-        self.expel_all(Some(Request::TlbFlush));
+    fn flush_all(&self) -> bool {
+        self.expel_all(Some(Request::TlbFlush))
     }
 
     fn exit_all(&self) {

@@ -28,7 +28,8 @@ use crate::{
     group,
     guest::{
         Guest,
-        Mode, //
+        Mode,
+        MMIO, //
     },
     harness::skip,
     ioctl::*,
@@ -41,6 +42,7 @@ group!("trace":
     accesses_are_traced,
     statistics_describe_themselves,
     statistics_count_exits,
+    statistics_count_pages_and_flushes,
     statistics_cannot_be_written,
     statistics_outlive_the_vcpu_descriptor,
     statistics_take_no_argument,
@@ -306,6 +308,36 @@ fn statistics_count_exits() {
     let after = (stats.value("exits"), stats.value("io_exits"));
     assert!(after.0 >= before.0 + 11, "{before:?} {after:?}");
     assert_eq!(after.1, before.1 + 10);
+}
+
+fn statistics_count_pages_and_flushes() {
+    const PAGES: u64 = 16;
+    let guest = Guest::new(
+        Mode::Long,
+        code!(
+            64,
+            "mov rbx, 0x10000000",
+            "out 0xe1, al",
+            "mov ecx, 16",
+            "2:",
+            "inc dword ptr [rbx]",
+            "add rbx, 0x1000",
+            "loop 2b",
+            "out 0xe1, al"
+        ),
+    );
+    let memory = Memory::new((PAGES * PAGE) as usize);
+    let map = |size| guest.vm.set_slot(1, 0, MMIO, size, memory.hva());
+    assert_eq!(map(PAGES * PAGE), Ok(0));
+    let stats = Stats::of(&guest.vm);
+    guest.run_to_done();
+    let before = stats.value("pages_4k");
+    guest.run_to_done();
+    assert_eq!(stats.value("pages_4k"), before + PAGES);
+    let flushes = stats.value("remote_tlb_flush_requests");
+    assert_eq!(map(0), Ok(0));
+    assert_eq!(stats.value("pages_4k"), before);
+    assert!(stats.value("remote_tlb_flush_requests") > flushes);
 }
 
 fn statistics_cannot_be_written() {

@@ -142,13 +142,13 @@ impl Vm {
             DirtyLog::WriteProtect
         };
         let config = Config::new(host.ctls.ept_vpid, host.maxphyaddr, false, log);
-        let memory = GuestMemory::new(vcpus.clone(), config)?;
-        let apics = ApicBus::new(vcpus.clone())?;
-        let routing = Routing::new(apics.clone())?;
-        let (devices, coalesced) = (IoBus::new()?, Ring::new()?);
         // CAST: process ids are not negative.
         let pid = kernel::current!().pid() as u32;
         let stats = VmStats::new(Id::vm(pid))?;
+        let memory = GuestMemory::new(vcpus.clone(), stats.clone(), config)?;
+        let apics = ApicBus::new(vcpus.clone())?;
+        let routing = Routing::new(apics.clone())?;
+        let (devices, coalesced) = (IoBus::new()?, Ring::new()?);
         Arc::pin_init(
             pin_init!(Self {
                 memory,

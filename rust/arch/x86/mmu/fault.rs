@@ -35,14 +35,11 @@ use burrow_core::{
         },
     },
 };
-use burrow_sys::{
-    guest_mem::{
-        self,
-        HostPage,
-        NoPage,
-        Want, //
-    },
-    pt_page::Table,
+use burrow_sys::guest_mem::{
+    self,
+    HostPage,
+    NoPage,
+    Want, //
 };
 use kernel::prelude::*;
 
@@ -171,7 +168,7 @@ impl GuestMemory {
                 None => return Ok(Fault::Retry),
                 Some(Installed::Mapped { .. }) => return Ok(Fault::Mapped),
                 Some(Installed::Spurious) => return Ok(Fault::Spurious),
-                Some(Installed::NeedTable(level)) => spare = Some(Table::new(level)?),
+                Some(Installed::NeedTable(level)) => spare = Some(self.shared.new_table(level)?),
             }
         }
     }

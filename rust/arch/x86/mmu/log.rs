@@ -287,7 +287,7 @@ impl Shared {
 
     fn flush_if(&self, flush: bool) {
         if flush {
-            self.flush.flush_all();
+            self.flush_tlbs();
         }
     }
 }

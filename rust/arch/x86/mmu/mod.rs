@@ -56,6 +56,7 @@ use crate::vm::{
         Locked,
         Memslots, //
     },
+    stats::VmStats, //
 };
 use burrow_core::{
     addr::{
@@ -68,6 +69,7 @@ use burrow_core::{
         SlotFlags,
         SlotView, //
     },
+    stats::VmStat,
     x86::{
         ept::{
             EptFeatures,
@@ -86,6 +88,7 @@ use burrow_sys::{
     mmu_notifier::Registration,
     pt_page::{
         FlushToken,
+        LeafCounter,
         Pace,
         Table, //
     },
@@ -196,6 +199,9 @@ struct Shared {
     #[pin]
     mmu: SpinLock<Mmu>,
     flush: Arc<dyn RemoteFlush>,
+    stats: Arc<VmStats>,
+    /// The same, as tables know it.
+    counter: Arc<dyn LeafCounter>,
     config: Config,
     eptp: Eptp,
     /// `MANUAL_PROTECT_*`.
@@ -208,7 +214,7 @@ struct Shared {
 
 impl GuestMemory {
     /// Makes the memory, without slots, of a VM of the current address space. `flush` makes its
-    /// vCPUs forget translations.
+    /// vCPUs forget translations; `stats` are the VM's.
     ///
     /// # Context
     ///
@@ -218,11 +224,16 @@ impl GuestMemory {
     ///
     /// `ENOMEM` when there is no memory, `EINTR` when a signal is pending, `EINVAL` for a kernel
     /// thread.
-    pub(crate) fn new(flush: Arc<dyn RemoteFlush>, config: Config) -> Result<Self> {
+    pub(crate) fn new(
+        flush: Arc<dyn RemoteFlush>,
+        stats: Arc<VmStats>,
+        config: Config,
+    ) -> Result<Self> {
         let creator = Creator::current()?;
         let task = kernel::current!();
         let mm = task.mm().ok_or(EINVAL)?;
-        let root = Table::new(config.root_level)?;
+        let counter: Arc<dyn LeafCounter> = stats.clone();
+        let root = Table::new(config.root_level, &counter)?;
         let eptp = Eptp::new(root.pfn(), config.root_level, &config.features);
         let limits = Limits {
             flags: SlotFlags(0).with_log_dirty(true).with_readonly(true),
@@ -236,6 +247,8 @@ impl GuestMemory {
                 slots <- slots,
                 mmu <- new_spinlock!(Mmu::new(root, config.features), "kvm_mmu_lock"),
                 flush,
+                stats,
+                counter,
                 config,
                 eptp,
                 manual_protect: Atomic::new(0),
@@ -315,12 +328,7 @@ impl GuestMemory {
 
 impl Shared {
     /// Makes the change, under the lock of the slots.
-    fn apply(
-        &self,
-        slots: &mut Locked<'_>,
-        region: &RawRegion,
-        initially: Initially,
-    ) -> Result {
+    fn apply(&self, slots: &mut Locked<'_>, region: &RawRegion, initially: Initially) -> Result {
         let applied = slots.set_region(region, initially);
         self.next_epoch();
         match applied? {
@@ -358,7 +366,7 @@ impl Shared {
         if !debt.is_due() {
             return result;
         }
-        let token = FlushToken::after(|| self.flush.flush_all());
+        let token = FlushToken::after(|| self.flush_tlbs());
         drop(mmu);
         debt.retired.free(&token, pace);
         result
@@ -367,6 +375,19 @@ impl Shared {
     /// Ends the epoch: see [`GuestMemory::epoch`].
     fn next_epoch(&self) {
         self.epoch.fetch_add(1, Release);
+    }
+
+    /// Makes every vCPU forget translations, and counts it.
+    fn flush_tlbs(&self) {
+        self.stats.inc(VmStat::RemoteTlbFlushRequests);
+        if self.flush.flush_all() {
+            self.stats.inc(VmStat::RemoteTlbFlush);
+        }
+    }
+
+    /// Allocates a table of `level`.
+    fn new_table(&self, level: Level) -> Result<KBox<Table>> {
+        Table::new(level, &self.counter)
     }
 
     /// Removes every mapping of the `npages` frames from `start`, piece by piece.

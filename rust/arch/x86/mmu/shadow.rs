@@ -215,7 +215,7 @@ impl GuestMemory {
     ///
     /// `ENOMEM` when there is no memory.
     pub(crate) fn new_shadow(&self) -> Result<ShadowId> {
-        let root = Table::new(Level::Pml4)?;
+        let root = self.shared.new_table(Level::Pml4)?;
         let mut shadow = Some(Shadow {
             root,
             nr_tables: 0,
@@ -335,7 +335,7 @@ impl GuestMemory {
             match installed {
                 None => return Err(EINVAL),
                 Some(Ok(fault)) => return Ok(fault),
-                Some(Err(level)) => spare = Some(Table::new(level)?),
+                Some(Err(level)) => spare = Some(shared.new_table(level)?),
             }
         }
     }
