@@ -33,6 +33,7 @@ use burrow_core::{
     },
 };
 use burrow_sys::{
+    context,
     params,
     uapi::*, //
 };
@@ -98,7 +99,7 @@ pub(crate) fn check(cap: u32) -> isize {
         KVM_CAP_SYNC_REGS => sync_regs::VALID,
         KVM_CAP_X2APIC_API => X2APIC_API,
         KVM_CAP_MCE => mce::MAX_BANKS as u32,
-        KVM_CAP_NR_VCPUS => kernel::cpu::nr_cpu_ids(),
+        KVM_CAP_NR_VCPUS => context::nr_online_cpus(),
         KVM_CAP_MAX_VCPUS => MAX_VCPUS as u32,
         KVM_CAP_MAX_VCPU_ID => MAX_VCPU_ID,
         KVM_CAP_NR_MEMSLOTS => u32::from(memslot::MAX_USER_SLOTS),

@@ -242,6 +242,12 @@ pub fn is_tsc_stable() -> bool {
     unsafe { bindings::burrow_is_tsc_stable() }
 }
 
+/// Returns how many CPUs are online.
+pub fn nr_online_cpus() -> u32 {
+    // SAFETY: Reads a counter.
+    unsafe { bindings::burrow_nr_online_cpus() }
+}
+
 /// A word of bits that several contexts set and clear.
 pub struct AtomicBits(Atomic<u64>);
 

@@ -72,6 +72,8 @@ void burrow_note_reboot(void)
 	smp_wmb();
 }
 
+unsigned int burrow_nr_online_cpus(void) { return num_online_cpus(); }
+
 void burrow_on_each_cpu(void (*f)(void *unused)) { on_each_cpu(f, NULL, true); }
 
 static void burrow_ack_kick(void *unused) { }

@@ -68,6 +68,7 @@ u64 burrow_run_delay_ns(void);
 
 /* Shutdown */
 void burrow_note_reboot(void);
+unsigned int burrow_nr_online_cpus(void);
 void burrow_on_each_cpu(void (*f)(void *unused));
 
 /* Host state of a VMCS */

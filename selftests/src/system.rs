@@ -111,6 +111,9 @@ fn limits_are_sensible() {
     let max = capability(KVM_CAP_MAX_VCPUS);
     let max_id = capability(KVM_CAP_MAX_VCPU_ID);
     assert!(recommended >= 1 && max >= recommended && max_id >= max);
+    // SAFETY: Asks for a number.
+    let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    assert_eq!(i64::from(recommended), online);
     assert!(capability(KVM_CAP_NR_MEMSLOTS) >= 509);
 }
 
