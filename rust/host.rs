@@ -58,7 +58,7 @@ use kernel::{
 };
 
 /// The longest turn of a guest, in microseconds, where [`Trial`] says that turns must be bounded.
-const TURN_US: u64 = 1000;
+const TURN_US: u64 = 4000;
 
 /// Facts that do not change while the module is loaded.
 pub(crate) struct Host {
@@ -87,14 +87,11 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Returns the value of the VMX-preemption timer that bounds a turn of the guest.
+    /// Returns the value of the VMX-preemption timer that bounds a turn of the guest, if turns that
+    /// begin with RFLAGS.IF = 0 must be bounded.
     #[inline]
-    pub(crate) fn turn_bound(&self) -> u32 {
-        if self.trial().must_bound() {
-            self.turn
-        } else {
-            u32::MAX
-        }
+    pub(crate) fn turn_bound(&self) -> Option<u32> {
+        self.trial().must_bound().then_some(self.turn)
     }
 
     /// Returns how far it is known whether interrupts end a guest with RFLAGS.IF = 0.

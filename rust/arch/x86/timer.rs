@@ -45,7 +45,10 @@ impl Cpu<'_> {
             return true;
         };
         let apic = self.arch.lapic.as_ref().and_then(|lapic| lapic.due());
-        let mut value = self.host.turn_bound();
+        let mut value = match self.host.turn_bound() {
+            Some(bound) if !self.rflags().if_() => bound,
+            _ => u32::MAX,
+        };
         if apic.is_some() || self.is_l2() {
             let now = tsc::steady();
             if apic.is_some_and(|due| due <= now) {
