@@ -2,20 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # Burrow loads on a CPU that has what it needs, runs a guest, unloads, and does so again.
 # selftests/beds names the CPUs; the modules come in /modules.
-count=0 failed=0
-
-# check NAME COMMAND...: one result of the plan
-check() {
-	name=$1
-	shift
-	count=$((count + 1))
-	if "$@"; then
-		echo "ok $count $name"
-	else
-		echo "not ok $count $name"
-		failed=1
-	fi
-}
+# shellcheck source=ktap.sh
+. "${0%/*}/ktap.sh"
 
 load() {
 	insmod /modules/kvm.ko && insmod /modules/kvm-intel.ko && [ -c /dev/kvm ]

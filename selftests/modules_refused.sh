@@ -2,20 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # Burrow refuses a CPU that lacks what it needs: kvm-intel does not load, says why in one line of the log,
 # and leaves nothing behind. selftests/beds names the CPUs; the modules come in /modules.
-count=0 failed=0
-
-# check NAME COMMAND...: one result of the plan
-check() {
-	name=$1
-	shift
-	count=$((count + 1))
-	if "$@"; then
-		echo "ok $count $name"
-	else
-		echo "not ok $count $name"
-		failed=1
-	fi
-}
+# shellcheck source=ktap.sh
+. "${0%/*}/ktap.sh"
 
 refused() {
 	! insmod /modules/kvm-intel.ko 2>/tmp/insmod && grep -q 'Operation not supported' /tmp/insmod

@@ -5,20 +5,8 @@
 # first the in-tree KVM, or Burrow where KVM is burrow; and the sample VMM, or Debian's QEMU where VMM is qemu.
 levels=${1:-2} kvm=${2:-upstream} vmm=${3:-vmm}
 cpus=$(nproc)
-count=0 failed=0
-
-# check NAME COMMAND...: one result of the plan
-check() {
-	name=$1
-	shift
-	count=$((count + 1))
-	if "$@"; then
-		echo "ok $count $name"
-	else
-		echo "not ok $count $name"
-		failed=1
-	fi
-}
+# shellcheck source=ktap.sh
+. "${0%/*}/ktap.sh"
 
 # root LEVEL: the files of the guest of hypervisor LEVEL, which is a hypervisor itself but for the last
 root() {
