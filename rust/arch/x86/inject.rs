@@ -111,7 +111,7 @@ impl Cpu<'_> {
             None => self.vmcs().set(VM_ENTRY_INTR_INFO_FIELD, 0),
         }
         let interrupt_window = decision.interrupt_window
-            || window_wanted && !self.is_ready_for_interrupt()
+            || window_wanted && self.accepts_user_interrupt() && !self.is_ready_for_interrupt()
             || self.has_interrupt() && !blocking.debugger_blocks && !self.l1_takes_interrupts();
         self.arch.leaves_at_once = l2 == L2Events::Later;
         self.set_windows(interrupt_window, decision.nmi_window);
