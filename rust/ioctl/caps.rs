@@ -70,6 +70,14 @@ pub(crate) fn check(cap: u32) -> isize {
         | KVM_CAP_IRQCHIP
         | KVM_CAP_SPLIT_IRQCHIP
         | KVM_CAP_IRQFD
+        | KVM_CAP_IRQFD_RESAMPLE
+        | KVM_CAP_IRQ_INJECT_STATUS
+        | KVM_CAP_PIT
+        | KVM_CAP_PIT2
+        | KVM_CAP_PIT_STATE2
+        | KVM_CAP_REINJECT_CONTROL
+        | KVM_CAP_VAPIC
+        | KVM_CAP_X86_ROBUST_SINGLESTEP
         | KVM_CAP_IOEVENTFD
         | KVM_CAP_IOEVENTFD_ANY_LENGTH
         | KVM_CAP_IOEVENTFD_NO_LENGTH

@@ -17,10 +17,7 @@ use burrow_core::{
         XenRoutes,
         KVM_MAX_IRQ_ROUTES, //
     },
-    x86::irqchip::{
-        lapic::IoApicPlace,
-        msi, //
-    },
+    x86::irqchip::msi,
 };
 use burrow_sys::uapi::{
     self,
@@ -37,7 +34,7 @@ const ROUTING_HEADER: usize = 8;
 fn needs_irqchip(vm: &Vm) -> Result {
     match vm.irqchip() {
         IrqChip::None => Err(EINVAL),
-        IrqChip::Split { .. } => Ok(()),
+        IrqChip::Split { .. } | IrqChip::Full => Ok(()),
     }
 }
 
@@ -57,7 +54,7 @@ pub(super) fn set_gsi_routing(vm: &Vm, arg: usize) -> Result {
     let format = vm.apics.msi_format();
     vm.routing.set(
         &entries,
-        &msi::policy(IoApicPlace::Userspace, format, XenRoutes::Refused),
+        &msi::policy(vm.irqchip().io_apic(), format, XenRoutes::Refused),
     )
 }
 
@@ -76,12 +73,15 @@ pub(super) fn signal_msi(vm: &Vm, arg: usize) -> Result<isize> {
 ///
 /// # Errors
 ///
-/// `EINVAL` for an assignment without local APICs in the kernel; else as
-/// [`Irqfds::set`](crate::arch::irqfd::Irqfds::set).
+/// `EINVAL` for an assignment without local APICs in the kernel, and for one with a resampler without
+/// an I/O APIC there; else as [`Irqfds::set`](crate::arch::irqfd::Irqfds::set).
 pub(super) fn irqfd(vm: &Vm, arg: usize) -> Result {
     let args: kvm_irqfd = uapi::read(arg)?;
     if args.flags & KVM_IRQFD_FLAG_DEASSIGN == 0 {
         needs_irqchip(vm)?;
+        if args.flags & KVM_IRQFD_FLAG_RESAMPLE != 0 && vm.irqchip() != IrqChip::Full {
+            return Err(EINVAL);
+        }
     }
     vm.irqfds.set(&args)
 }

@@ -10,6 +10,7 @@ pub(crate) mod cpuid;
 pub(crate) mod devices;
 pub(crate) mod enable_cap;
 pub(crate) mod events;
+pub(crate) mod irqchip;
 pub(crate) mod mce;
 pub(crate) mod msrs;
 pub(crate) mod pre_fault;

@@ -130,6 +130,7 @@ fn dispatch(cpu: &mut Cpu<'_>, cmd: u32, arg: usize) -> Result<isize> {
         KVM_SET_NESTED_STATE => done(set_nested_state(cpu, arg)),
         KVM_X86_SETUP_MCE => done(uapi::read(arg).and_then(|c| mce::setup(cpu, c))),
         KVM_X86_SET_MCE => done(uapi::read(arg).and_then(|e| mce::set(cpu, &e))),
+        KVM_SET_VAPIC_ADDR => done(uapi::read(arg).and_then(|a| set_vapic_addr(cpu, &a))),
         KVM_ENABLE_CAP => done(uapi::read(arg).and_then(|c| enable_cap::of_vcpu(cpu, &c))),
         KVM_HAS_DEVICE_ATTR => done(uapi::read(arg).and_then(|a| attr::has(&a))),
         KVM_GET_DEVICE_ATTR => done(uapi::read(arg).and_then(|a| attr::get(cpu, &a))),
@@ -169,6 +170,13 @@ fn set_lapic(cpu: &mut Cpu<'_>, arg: usize) -> Result {
     cpu.load_lapic(&state)
 }
 
+/// # Errors
+///
+/// `EINVAL` where the kernel has no local APIC, or the VM no memory there.
+fn set_vapic_addr(cpu: &mut Cpu<'_>, address: &kvm_vapic_addr) -> Result {
+    cpu.set_vapic(address.vapic_addr)
+}
+
 fn get_mp_state(cpu: &mut Cpu<'_>) -> kvm_mp_state {
     cpu.accept_posted();
     kvm_mp_state {
@@ -196,9 +204,13 @@ fn set_mp_state(cpu: &mut Cpu<'_>, state: &kvm_mp_state) -> Result {
 
 /// # Errors
 ///
-/// `EINVAL` for a vector above 255; `EEXIST` when one waits already, with a local APIC in the kernel.
+/// `EINVAL` for a vector above 255; `ENXIO` where the 8259As are in the kernel, too; `EEXIST` when one
+/// waits already, with a local APIC in the kernel.
 fn interrupt(cpu: &mut Cpu<'_>, interrupt: &kvm_interrupt) -> Result {
     let vector = u8::try_from(interrupt.irq).map_err(|_| EINVAL)?;
+    if cpu.has_kernel_pic() {
+        return Err(ENXIO);
+    }
     if cpu.arch.lapic.is_some() && cpu.arch.user_interrupt.is_some() {
         return Err(EEXIST);
     }

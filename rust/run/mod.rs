@@ -87,11 +87,8 @@ fn is_immediate_exit(cpu: &Cpu<'_>) -> bool {
 }
 
 fn is_window_wanted(cpu: &Cpu<'_>) -> bool {
-    cpu.vcpu
-        .pages
-        .run
-        .read::<u8>(offset_of!(kvm_run, request_interrupt_window))
-        != 0
+    let wanted = offset_of!(kvm_run, request_interrupt_window);
+    cpu.vcpu.pages.run.read::<u8>(wanted) != 0 && !cpu.has_kernel_pic()
 }
 
 /// Takes the task priority over from userspace, where that has the local APIC.
@@ -142,10 +139,12 @@ fn turn(cpu: &mut Cpu<'_>) -> Result<Turn> {
     if let Err(stop) = cpu.inject_events(window) {
         return settle(cpu, Err(stop));
     }
+    cpu.give_vapic();
     let handled = match cpu.enter_once() {
         Ok(Attempt::NotNow) => Ok(Outcome::Resume),
         Ok(Attempt::Handled(handled)) => handled,
         Ok(Attempt::Exit { reason, intr_info }) => {
+            cpu.take_vapic();
             if reason.entry_failure() {
                 exit::handle(cpu, reason, intr_info)
             } else {
@@ -208,6 +207,6 @@ fn publish(cpu: &mut Cpu<'_>) {
     run.write(offset_of!(kvm_run, apic_base), cpu.apic_base());
     run.write(
         offset_of!(kvm_run, ready_for_interrupt_injection),
-        u8::from(cpu.is_ready_for_interrupt()),
+        u8::from(cpu.has_kernel_pic() || cpu.is_ready_for_interrupt()),
     );
 }

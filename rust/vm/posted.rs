@@ -67,6 +67,11 @@ impl Posted {
         self.summary.get() != 0
     }
 
+    /// Returns whether `vector` is posted as level-triggered.
+    pub(crate) fn has_level(&self, vector: u8) -> bool {
+        self.level[usize::from(vector / 64)].get() & (1 << (vector % 64)) != 0
+    }
+
     /// Returns whether there is a signal to take.
     #[inline]
     pub(crate) fn has_signals(&self) -> bool {

@@ -30,6 +30,7 @@ use crate::{
 };
 use burrow_core::{
     addr::Gpa,
+    request::Request,
     x86::{
         clock,
         cpuid::feature,
@@ -39,6 +40,7 @@ use burrow_core::{
                 self,
                 Config,
                 Effects,
+                Eoi,
                 Initiator,
                 IoApicPlace,
                 Lint0AtReset,
@@ -56,6 +58,7 @@ use burrow_core::{
             lapic_timer::{
                 TimerAction, //
             },
+            msi::EoiExits,
         },
         msr::access::{
             Origin,
@@ -103,6 +106,10 @@ pub(crate) struct Lapic {
     due: Option<u64>,
     /// The vector of a level-triggered interrupt that the guest has ended, for userspace.
     ended: Option<u8>,
+    /// The lines whose routes are the pins of userspace's I/O APIC.
+    reserved_routes: u32,
+    /// The vectors whose end userspace wants to see.
+    eoi_exits: EoiExits,
 }
 
 impl Lapic {
@@ -119,13 +126,17 @@ impl Lapic {
         if setup.irqchip == IrqChip::None {
             return Ok(None);
         }
+        let reserved_routes = match setup.irqchip {
+            IrqChip::Split { reserved_routes } => reserved_routes,
+            IrqChip::None | IrqChip::Full => 0,
+        };
         let config = Config {
             x2apic_id: shared.id,
             is_bsp: shared.id == setup.boot_cpu_id,
             has_x2apic: true,
             has_tsc_deadline: true,
             max_phys_addr_bits: 36,
-            io_apic: IoApicPlace::Userspace,
+            io_apic: setup.irqchip.io_apic(),
             lint0: match options.has_quirk(Quirk::Lint0Reenabled) {
                 true => Lint0AtReset::ExtInt,
                 false => Lint0AtReset::Masked,
@@ -141,7 +152,10 @@ impl Lapic {
             armed: None,
             due: None,
             ended: None,
+            reserved_routes,
+            eoi_exits: EoiExits::default(),
         };
+        shared.kick.request_quietly(Request::LoadEoiExitmap);
         Ok(Some(KBox::new(lapic, GFP_KERNEL_ACCOUNT)?))
     }
 
@@ -157,6 +171,16 @@ impl Lapic {
         let delay_ns = clock::ticks_to_ns(cycles, host_khz);
         self.armed = Some(self.timer.clone().arm(delay_ns));
     }
+}
+
+/// What a local APIC weighs against each other.
+pub(crate) struct Priorities {
+    /// The task priority.
+    pub(crate) tpr: u8,
+    /// The highest vector in service, or 0.
+    pub(crate) in_service: u8,
+    /// The highest vector that waits, or 0.
+    pub(crate) pending: u8,
 }
 
 impl Cpu<'_> {
@@ -235,6 +259,7 @@ impl Cpu<'_> {
         } else {
             MpState::InitReceived
         };
+        self.vcpu.vm.chips.vcpu_was_reset(self.vcpu.shared.index);
         self.carry_out(&effects);
     }
 
@@ -263,13 +288,16 @@ impl Cpu<'_> {
         let Some(lapic) = self.arch.lapic.as_mut() else {
             return;
         };
-        if let Some(eoi) = effects.eoi {
-            if eoi.trigger == TriggerMode::Level && !eoi.is_suppressed {
-                lapic.ended = Some(eoi.vector);
-            }
-        }
         if effects.identity_changed || effects.mode_changed || effects.software.is_some() {
             self.vcpu.shared.set_identity(lapic.model.identity().pack());
+            if lapic.reserved_routes != 0 {
+                // The guest is still to be entered before a message comes by this identity.
+                let request = Request::LoadEoiExitmap;
+                self.vcpu.shared.kick.request_quietly(request);
+            }
+        }
+        if let Some(eoi) = effects.eoi {
+            self.tell_of_end(&eoi);
         }
         if let Some(message) = effects.ipi {
             ipi::deliver(
@@ -280,6 +308,29 @@ impl Cpu<'_> {
         }
         if effects.mode_changed {
             self.cpuid_follows_registers();
+        }
+    }
+
+    /// Tells the I/O APIC that the guest has ended an interrupt.
+    fn tell_of_end(&mut self, eoi: &Eoi) {
+        let Some(lapic) = self.arch.lapic.as_mut() else {
+            return;
+        };
+        if lapic.model.config().io_apic == IoApicPlace::Kernel {
+            let (index, is_broadcast) = (self.vcpu.shared.index, !eoi.is_suppressed);
+            let acks = &self.vcpu.vm.acks;
+            acks.end_of_interrupt(index, eoi.vector, eoi.trigger, is_broadcast);
+            return;
+        }
+        if !lapic.eoi_exits.vectors.contains(eoi.vector) {
+            return;
+        }
+        if eoi.trigger == TriggerMode::Level && !eoi.is_suppressed {
+            lapic.ended = Some(eoi.vector);
+        }
+        if lapic.eoi_exits.highest_stale == Some(eoi.vector) {
+            let request = Request::LoadEoiExitmap;
+            self.vcpu.shared.kick.request_quietly(request);
         }
     }
 
@@ -354,7 +405,7 @@ impl Cpu<'_> {
         match self.arch.lapic.as_ref() {
             None => self.arch.user_interrupt.is_some(),
             Some(lapic) => {
-                self.arch.user_interrupt.is_some() && lapic.model.accepts_extint()
+                self.has_extint() && lapic.model.accepts_extint()
                     || lapic.model.highest_pending().is_some()
             }
         }
@@ -366,11 +417,25 @@ impl Cpu<'_> {
         self.arch.lapic.as_ref().is_some_and(has_ended) || self.has_interrupt()
     }
 
+    /// Returns whether an 8259A wants to interrupt: that of userspace, or ours.
+    fn has_extint(&self) -> bool {
+        self.arch.user_interrupt.is_some() || self.vcpu.vm.chips.is_asserted()
+    }
+
+    /// Returns whether the 8259As are ours.
+    pub(crate) fn has_kernel_pic(&self) -> bool {
+        let place = IoApicPlace::Kernel;
+        self.arch
+            .lapic
+            .as_ref()
+            .is_some_and(|lapic| lapic.model.config().io_apic == place)
+    }
+
     /// Returns the vector of the interrupt that waits in the local APIC, unless one of the PIC's goes
     /// first.
     pub(crate) fn lapic_vector(&self) -> Option<u8> {
         let lapic = self.arch.lapic.as_ref()?;
-        if self.arch.user_interrupt.is_some() && lapic.model.accepts_extint() {
+        if self.has_extint() && lapic.model.accepts_extint() {
             return None;
         }
         lapic.model.highest_pending()
@@ -381,8 +446,13 @@ impl Cpu<'_> {
         let Some(lapic) = self.arch.lapic.as_mut() else {
             return self.arch.user_interrupt.take();
         };
-        if self.arch.user_interrupt.is_some() && lapic.model.accepts_extint() {
-            return self.arch.user_interrupt.take();
+        if lapic.model.accepts_extint() {
+            if let Some(vector) = self.arch.user_interrupt.take() {
+                return Some(vector);
+            }
+            if self.vcpu.vm.chips.is_asserted() {
+                return Some(self.vcpu.vm.acks.acknowledge_pic());
+            }
         }
         let vector = lapic.model.highest_pending()?;
         lapic.model.ack(vector);
@@ -420,6 +490,24 @@ impl Cpu<'_> {
                 self.carry_out(&effects);
             }
         }
+    }
+
+    /// Sets the task priority.
+    pub(crate) fn set_tpr(&mut self, tpr: u8) {
+        if let Some(lapic) = self.arch.lapic.as_mut() {
+            let effects = lapic.model.set_tpr(tpr);
+            self.carry_out(&effects);
+        }
+    }
+
+    /// Returns what the local APIC has, if it is in the kernel.
+    pub(crate) fn apic_priorities(&self) -> Option<Priorities> {
+        let model = &self.arch.lapic.as_ref()?.model;
+        Some(Priorities {
+            tpr: model.tpr(),
+            in_service: model.highest_isr().unwrap_or(0),
+            pending: model.highest_irr().unwrap_or(0),
+        })
     }
 
     /// Returns IA32_APIC_BASE.
@@ -609,5 +697,18 @@ impl Cpu<'_> {
     }
 
     /// Brings the set of vectors whose EOI userspace wants up to date.
-    pub(crate) fn load_eoi_exits(&mut self) {}
+    pub(crate) fn load_eoi_exits(&mut self) {
+        let Some(lapic) = self.arch.lapic.as_mut() else {
+            return;
+        };
+        if lapic.reserved_routes == 0 {
+            return;
+        }
+        let shared = &self.vcpu.shared;
+        let routing = &self.vcpu.vm.routing;
+        let identity = lapic.model.identity();
+        lapic.eoi_exits = routing.eoi_exits(lapic.reserved_routes, &identity, |vector| {
+            lapic.model.has_pending_eoi(vector) || shared.posted.has_level(vector)
+        });
+    }
 }

@@ -110,7 +110,9 @@ impl Cpu<'_> {
     /// nothing else to do.
     #[inline]
     fn visit(&mut self, visit: &Visit, preempt: &PreemptOff, irqs: &IrqsOff<'_>) -> Attempt {
-        let mut quick_exits = if self.arch.events.is_quiet() && !self.is_l2() {
+        // A task priority in guest memory is looked at on the way through the run loop.
+        let has_vapic = self.arch.vapic.is_some();
+        let mut quick_exits = if self.arch.events.is_quiet() && !self.is_l2() && !has_vapic {
             QUICK_EXITS
         } else {
             0

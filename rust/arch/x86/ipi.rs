@@ -60,6 +60,16 @@ pub(crate) enum Delivered {
 ///
 /// Any but NMI.
 pub(crate) fn deliver(vcpus: &Vcpus, message: &Message, origin: Origin) -> Delivered {
+    deliver_to(vcpus, message, origin, |_| {})
+}
+
+/// As [`deliver()`], and calls `to` with the index of each vCPU that took it.
+pub(crate) fn deliver_to(
+    vcpus: &Vcpus,
+    message: &Message,
+    origin: Origin,
+    mut to: impl FnMut(u32),
+) -> Delivered {
     vcpus.with_all(|vcpus| {
         let addressed = vcpus.iter().filter_map(|vcpu| {
             let identity = Identity::unpack(vcpu.identity());
@@ -67,16 +77,21 @@ pub(crate) fn deliver(vcpus: &Vcpus, message: &Message, origin: Origin) -> Deliv
             is_addressed.then_some((&**vcpu, identity.software))
         });
         let mut tally = Tally::default();
+        let mut send = |vcpu: &VcpuShared, software| {
+            let is_new = signal(vcpu, message.signal(software));
+            if is_new.is_some() {
+                to(vcpu.index);
+            }
+            tally.add(is_new);
+        };
         if message.is_lowest_priority() {
             let able = addressed.filter(|(_, software)| *software == SoftwareState::Enabled);
             let chosen = apic_dest::choose_by_vector(able.clone().count(), message.vector);
             if let Some((vcpu, software)) = chosen.and_then(|nth| able.clone().nth(nth)) {
-                tally.add(signal(vcpu, message.signal(software)));
+                send(vcpu, software);
             }
         } else {
-            addressed.for_each(|(vcpu, software)| {
-                tally.add(signal(vcpu, message.signal(software)));
-            });
+            addressed.for_each(|(vcpu, software)| send(vcpu, software));
         }
         tally.delivered()
     })

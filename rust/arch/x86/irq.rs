@@ -11,12 +11,21 @@ use crate::{
     vm::vcpus::Vcpus, //
 };
 use burrow_core::{
-    irqroute::Msi,
+    irqroute::{
+        Msi,
+        RoutingTable, //
+    },
     request::Request,
     x86::irqchip::{
-        apic_dest::BroadcastQuirk,
+        apic_dest::{
+            BroadcastQuirk,
+            Identity,
+            Lint0, //
+        },
+        apic_msg::Message,
         msi::{
             self,
+            EoiExits,
             MsiFormat, //
         },
     },
@@ -98,6 +107,54 @@ impl ApicBus {
         let address = u64::from(msi.address_hi) << 32 | u64::from(msi.address_lo);
         trace::kvm_msi_set_irq(address, msi.data);
         let message = msi::decode(msi, self.msi_format());
-        ipi::deliver(&self.vcpus, &message, Origin::Device(self.quirk()))
+        self.deliver(&message, |_| {})
+    }
+
+    /// Delivers the message of a device, and calls `to` with the index of each vCPU that took it.
+    ///
+    /// # Context
+    ///
+    /// Any but NMI.
+    pub(crate) fn deliver(&self, message: &Message, to: impl FnMut(u32)) -> Delivered {
+        ipi::deliver_to(&self.vcpus, message, Origin::Device(self.quirk()), to)
+    }
+
+    /// Makes the vCPUs look whose LINT0 lets the interrupts of the 8259A through.
+    ///
+    /// # Context
+    ///
+    /// Any but NMI.
+    pub(crate) fn interrupt_of_pic(&self) {
+        self.vcpus.for_each(|vcpu| {
+            if Identity::unpack(vcpu.identity()).lint0 == Lint0::ExtInt {
+                vcpu.kick.request(Request::EventPending);
+            }
+        });
+    }
+
+    /// Raises an NMI wherever LINT0 is programmed for that: the NMI watchdog of old guests.
+    ///
+    /// # Context
+    ///
+    /// Any but NMI.
+    pub(crate) fn nmi_of_timer(&self) {
+        self.vcpus.for_each(|vcpu| {
+            if Identity::unpack(vcpu.identity()).lint0 == Lint0::Nmi {
+                vcpu.posted.post_nmi();
+                vcpu.kick.kick();
+            }
+        });
+    }
+
+    /// Returns whose EOIs the I/O APIC of userspace wants, as [`EoiExits::of_split`].
+    pub(crate) fn eoi_exits(
+        &self,
+        table: RoutingTable<'_>,
+        nr_reserved: u32,
+        identity: &Identity,
+        has_pending_eoi: impl Fn(u8) -> bool,
+    ) -> EoiExits {
+        let (format, quirk) = (self.msi_format(), self.quirk());
+        EoiExits::of_split(table, nr_reserved, format, identity, quirk, has_pending_eoi)
     }
 }

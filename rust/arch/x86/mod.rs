@@ -2,18 +2,23 @@
 
 //! x86: vCPU state, the way into the guest and out of it.
 //!
-//! In layer order: [`ipi`] and [`irq`], [`routing`] and [`irqfd`], the ways of interrupts to local APICs;
-//! [`outcome`] and [`state`]; [`vm`] and [`vcpu`], the objects; [`cpu`], a vCPU while it is loaded; what
-//! acts on it; [`exit`], the handlers; [`enter`], one entry.
+//! In layer order: [`ipi`] and [`irq`], [`chips`], [`routing`] and [`irqfd`], the ways of interrupts to
+//! local APICs, and [`acks`], the way back; [`chip_io`] and [`pit`], devices; [`outcome`] and [`state`];
+//! [`vm`] and [`vcpu`], the objects; [`cpu`], a vCPU while it is loaded; what acts on it; [`exit`], the
+//! handlers; [`enter`], one entry.
 //!
 //! The objects are here, not among the neutral layers, because most of what they own is the
 //! architecture's: what is neutral of them is in [`crate::vm`].
 
+pub(crate) mod acks;
+pub(crate) mod chip_io;
+pub(crate) mod chips;
 pub(crate) mod ipi;
 pub(crate) mod irq;
 pub(crate) mod irqfd;
 pub(crate) mod options;
 pub(crate) mod outcome;
+pub(crate) mod pit;
 pub(crate) mod routing;
 pub(crate) mod state;
 
@@ -41,6 +46,7 @@ pub(crate) mod tally;
 pub(crate) mod timer;
 pub(crate) mod tlb;
 pub(crate) mod tsc;
+pub(crate) mod vapic;
 
 pub(crate) mod nested;
 

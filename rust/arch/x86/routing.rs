@@ -6,22 +6,41 @@
 //! nothing caches routes that would have to be resolved again.
 
 use crate::arch::x86::{
+    chips::{
+        self,
+        Chips, //
+    },
     ipi::Delivered,
     irq::ApicBus, //
 };
 use burrow_core::{
     irqroute::{
         Msi,
+        PinMap,
         Policy,
         RawRoute,
         Route,
         RoutingTable,
         Target,
+        XenRoutes,
         KVM_MAX_IRQ_ROUTES,
         KVM_MSI_VALID_DEVID,
         RAW_ROUTE_SIZE, //
     },
-    request::Request, //
+    request::Request,
+    x86::irqchip::{
+        apic_dest::Identity,
+        ioapic::Tracking,
+        line::{
+            LineLevel,
+            LineStatus,
+            Source, //
+        },
+        msi::{
+            self,
+            EoiExits, //
+        },
+    },
 };
 use burrow_sys::{
     rcu_ptr::SrcuPtr,
@@ -39,15 +58,33 @@ use kernel::{
     sync::Arc, //
 };
 
-type Routes = KVVec<Route>;
+/// A table, and the way back from pins to lines.
+struct Routes {
+    routes: KVVec<Route>,
+    pins: PinMap,
+}
 
-/// `KVM_USERSPACE_IRQ_SOURCE_ID`, as the tracepoint shows it.
-const SOURCE_USERSPACE: i32 = 0;
+impl Routes {
+    /// # Errors
+    ///
+    /// `EINVAL` for an entry that `policy` does not allow; `ENOMEM` when there is no memory.
+    fn new(
+        entries: impl ExactSizeIterator<Item = RawRoute>,
+        policy: &Policy<'_>,
+    ) -> Result<KBox<Self>> {
+        let mut routes = KVVec::with_capacity(entries.len(), GFP_KERNEL_ACCOUNT)?;
+        routes.extend_with(entries.len(), Route::default(), GFP_KERNEL_ACCOUNT)?;
+        let table = RoutingTable::build(entries, policy, &mut routes).map_err(|_| EINVAL)?;
+        let pins = PinMap::new(table);
+        Ok(KBox::new(Self { routes, pins }, GFP_KERNEL_ACCOUNT)?)
+    }
+}
 
 /// The lines of a VM.
 #[pin_data]
 pub(crate) struct Routing {
     apics: Arc<ApicBus>,
+    chips: Arc<Chips>,
     #[pin]
     routes: SrcuPtr<Routes>,
 }
@@ -58,11 +95,17 @@ impl Routing {
     /// # Errors
     ///
     /// `ENOMEM` when there is no memory.
-    pub(crate) fn new(apics: Arc<ApicBus>) -> Result<Arc<Self>> {
-        let routes = KBox::new(Routes::new(), GFP_KERNEL_ACCOUNT)?;
+    pub(crate) fn new(apics: Arc<ApicBus>, chips: Arc<Chips>) -> Result<Arc<Self>> {
+        let none = Policy {
+            chip_pins: &[],
+            msi_address_hi_reserved: 0,
+            xen: XenRoutes::Refused,
+        };
+        let routes = Routes::new(core::iter::empty(), &none)?;
         Arc::pin_init(
             try_pin_init!(Self {
                 apics,
+                chips,
                 routes <- SrcuPtr::new(routes, c_str!("kvm_irq_routing"), static_lock_class!()),
             }),
             GFP_KERNEL_ACCOUNT,
@@ -84,13 +127,27 @@ impl Routing {
         if entries.len() > KVM_MAX_IRQ_ROUTES {
             return Err(EINVAL);
         }
-        let mut routes = Routes::with_capacity(entries.len(), GFP_KERNEL_ACCOUNT)?;
-        routes.extend_with(entries.len(), Route::default(), GFP_KERNEL_ACCOUNT)?;
-        RoutingTable::build(entries.iter().map(raw_route), policy, &mut routes)
-            .map_err(|_| EINVAL)?;
-        drop(self.routes.replace(KBox::new(routes, GFP_KERNEL_ACCOUNT)?));
-        self.apics.request_all(Request::LoadEoiExitmap);
+        self.replace(Routes::new(entries.iter().map(raw_route), policy)?);
         Ok(())
+    }
+
+    /// Replaces the whole table by those of `KVM_CREATE_IRQCHIP`.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// As [`set()`](Self::set).
+    pub(crate) fn set_default(&self, policy: &Policy<'_>) -> Result {
+        self.replace(Routes::new(msi::default_routes(), policy)?);
+        Ok(())
+    }
+
+    fn replace(&self, new: KBox<Routes>) {
+        drop(self.routes.replace(new));
+        self.apics.request_all(Request::LoadEoiExitmap);
     }
 
     /// Calls `f` with the table.
@@ -98,25 +155,73 @@ impl Routing {
     /// # Context
     ///
     /// Any but NMI; `f` may sleep, but not change the table.
-    pub(crate) fn with_table<R>(&self, f: impl FnOnce(RoutingTable<'_>) -> R) -> R {
-        f(RoutingTable::of(&self.routes.read()))
+    fn with_table<R>(&self, f: impl FnOnce(RoutingTable<'_>) -> R) -> R {
+        f(RoutingTable::of(&self.routes.read().routes))
     }
 
-    /// Raises and lowers line `gsi`.
+    /// Returns the way to local APICs.
+    pub(crate) fn apics(&self) -> &ApicBus {
+        &self.apics
+    }
+
+    /// Returns the line that drives a pin of a chip.
+    pub(crate) fn gsi_of(&self, (chip, pin): (u8, u8)) -> Option<u32> {
+        self.routes.read().pins.gsi(chip, pin)
+    }
+
+    /// Returns whose EOIs on the vCPU with `identity` the I/O APIC of userspace wants: see
+    /// [`EoiExits::of_split`].
+    pub(crate) fn eoi_exits(
+        &self,
+        nr_reserved: u32,
+        identity: &Identity,
+        has_pending_eoi: impl Fn(u8) -> bool,
+    ) -> EoiExits {
+        self.with_table(|table| {
+            let apics = &self.apics;
+            apics.eoi_exits(table, nr_reserved, identity, has_pending_eoi)
+        })
+    }
+
+    /// Sets the level of `source` on line `gsi`.
     ///
     /// # Context
     ///
     /// Any but NMI.
-    pub(crate) fn pulse(&self, gsi: u32) -> Delivered {
-        trace::kvm_set_irq(gsi, 1, SOURCE_USERSPACE);
-        self.with_table(|table| match table.of_gsi(gsi) {
-            [Route {
-                target: Target::Msi(msi),
-                ..
-            }] => self.apics.deliver_msi(msi),
-            // No policy of ours allows other targets yet.
-            _ => Delivered::Nowhere,
+    pub(crate) fn set_line(
+        &self,
+        gsi: u32,
+        source: Source,
+        level: LineLevel,
+        tracking: Tracking,
+    ) -> LineStatus {
+        trace::kvm_set_irq(gsi, i32::from(level == LineLevel::High), source as i32);
+        self.with_table(|table| {
+            let mut status = LineStatus::default();
+            for route in table.of_gsi(gsi) {
+                status = status.and(match route.target {
+                    Target::Pin { chip, pin } => {
+                        self.chips.set_line((chip, pin), source, level, tracking)
+                    }
+                    Target::Msi(msi) if level == LineLevel::High => {
+                        chips::status_of(self.apics.deliver_msi(&msi))
+                    }
+                    Target::Msi(_) | Target::XenEvtchn { .. } => LineStatus::Ignored,
+                });
+            }
+            status
         })
+    }
+
+    /// Raises and lowers line `gsi` for `source`.
+    ///
+    /// # Context
+    ///
+    /// Any but NMI.
+    pub(crate) fn pulse(&self, gsi: u32, source: Source) -> LineStatus {
+        let status = self.set_line(gsi, source, LineLevel::High, Tracking::Off);
+        let _ = self.set_line(gsi, source, LineLevel::Low, Tracking::Off);
+        status
     }
 
     /// `KVM_SIGNAL_MSI`: returns how many APICs took the interrupt, 0 when none did.

@@ -25,6 +25,7 @@ use crate::{
     vm::vcpus::VcpuShared, //
 };
 use burrow_core::{
+    addr::Gpa,
     vpid,
     x86::{
         event::queue::EventQueue,
@@ -164,6 +165,8 @@ pub(crate) struct VcpuArch {
     pub(crate) vpid: vpid::Holder,
     /// The interrupt that userspace injected where it has the local APIC.
     pub(crate) user_interrupt: Option<u8>,
+    /// `KVM_SET_VAPIC_ADDR`.
+    pub(crate) vapic: Option<Gpa>,
     /// What to finish on the next run.
     pub(crate) completion: Option<Completion>,
     /// The RIP of the instruction that `completion` belongs to.
@@ -242,6 +245,7 @@ impl VcpuArch {
             ctls: Controls::default(),
             vpid: vpid::Holder::new(),
             user_interrupt: None,
+            vapic: None,
             completion: None,
             completion_rip: 0,
             replay: KBox::new(Replay::default(), GFP_KERNEL_ACCOUNT)?,

@@ -2,11 +2,13 @@
 
 //! A virtual machine: what its vCPUs share.
 //!
-//! Lock order: `Vm::setup`, then a vCPU's mutex, then the locks of [`GuestMemory`]; the spinlock of
-//! [`Vcpus`] nests in all.
+//! Lock order: `Vm::setup`, then `Vm::pit` or a vCPU's mutex, then the locks of [`GuestMemory`]; the
+//! spinlock of [`Chips`] nests in these, and that of [`Vcpus`] in all.
 
 use crate::{
     arch::x86::{
+        acks::Acks,
+        chips::Chips,
         irq::ApicBus,
         irqfd::Irqfds,
         mmu::{
@@ -15,6 +17,7 @@ use crate::{
         },
         msr::Filter,
         options::Options,
+        pit::PitDevice,
         pvclock::VmClock,
         routing::Routing, //
     },
@@ -33,7 +36,10 @@ use burrow_core::{
     stats::Id,
     x86::{
         clock::VmTsc,
-        irqchip::lapic_timer::BusCycle,
+        irqchip::{
+            lapic::IoApicPlace,
+            lapic_timer::BusCycle, //
+        },
         tdp::DirtyLog, //
     },
 };
@@ -61,6 +67,18 @@ pub(crate) enum IrqChip {
         /// The number of pins.
         reserved_routes: u32,
     },
+    /// All: the local APICs, an I/O APIC and a pair of 8259As.
+    Full,
+}
+
+impl IrqChip {
+    /// Returns where the I/O APIC is.
+    pub(crate) fn io_apic(self) -> IoApicPlace {
+        match self {
+            IrqChip::Full => IoApicPlace::Kernel,
+            IrqChip::None | IrqChip::Split { .. } => IoApicPlace::Userspace,
+        }
+    }
 }
 
 /// What is configured before the first vCPU runs.
@@ -101,8 +119,15 @@ pub(crate) struct Vm {
     pub(crate) coalesced: Arc<Ring>,
     /// The way of interrupts from devices.
     pub(crate) apics: Arc<ApicBus>,
+    /// The I/O APIC and the 8259A pair, in use after `KVM_CREATE_IRQCHIP`.
+    pub(crate) chips: Arc<Chips>,
     /// Interrupt lines.
     pub(crate) routing: Arc<Routing>,
+    /// Who is told of ended interrupts.
+    pub(crate) acks: Arc<Acks>,
+    /// The PIT.
+    #[pin]
+    pub(crate) pit: Mutex<Option<Arc<PitDevice>>>,
     /// Eventfds on interrupt lines.
     #[pin]
     pub(crate) irqfds: Irqfds,
@@ -147,7 +172,9 @@ impl Vm {
         let stats = VmStats::new(Id::vm(pid))?;
         let memory = GuestMemory::new(vcpus.clone(), stats.clone(), config)?;
         let apics = ApicBus::new(vcpus.clone())?;
-        let routing = Routing::new(apics.clone())?;
+        let chips = Chips::new(apics.clone())?;
+        let routing = Routing::new(apics.clone(), chips.clone())?;
+        let acks = Acks::new(chips.clone(), routing.clone())?;
         let (devices, coalesced) = (IoBus::new()?, Ring::new()?);
         Arc::pin_init(
             pin_init!(Self {
@@ -156,8 +183,11 @@ impl Vm {
                 devices,
                 coalesced,
                 apics,
-                irqfds <- Irqfds::new(routing.clone()),
+                irqfds <- Irqfds::new(routing.clone(), acks.clone()),
+                chips,
                 routing,
+                acks,
+                pit <- new_mutex!(None, "kvm_vm_pit"),
                 stats,
                 pid,
                 setup <- new_mutex!(Setup::default(), "kvm_setup"),

@@ -78,6 +78,20 @@ pub struct Identity {
     pub mode: ApicMode,
     /// Whether the APIC takes vectors.
     pub software: SoftwareState,
+    /// What the interrupt pin of the 8259A does to the processor.
+    pub lint0: Lint0,
+}
+
+/// What the interrupt pin of the 8259A, which is wired to LINT0 of each local APIC, does there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Lint0 {
+    /// Nothing.
+    #[default]
+    Closed,
+    /// Interrupts the processor, which asks the 8259A for the vector.
+    ExtInt,
+    /// Raises an NMI.
+    Nmi,
 }
 
 crate::bitfield! {
@@ -95,6 +109,8 @@ crate::bitfield! {
         51:50 mode, with_mode => u8;
         /// `SVR[8]`.
         52:52 is_enabled, with_enabled => bool;
+        /// A [`Lint0`].
+        54:53 lint0, with_lint0 => u8;
     }
 }
 
@@ -130,6 +146,7 @@ impl Identity {
             .with_model(self.model as u8)
             .with_mode(self.mode as u8)
             .with_enabled(self.software == SoftwareState::Enabled)
+            .with_lint0(self.lint0 as u8)
             .0
     }
 
@@ -155,6 +172,11 @@ impl Identity {
                 SoftwareState::Enabled
             } else {
                 SoftwareState::Disabled
+            },
+            lint0: match packed.lint0() {
+                1 => Lint0::ExtInt,
+                2 => Lint0::Nmi,
+                _ => Lint0::Closed,
             },
         }
     }

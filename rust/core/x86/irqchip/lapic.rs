@@ -14,7 +14,7 @@
 //!
 //! SDM 3A "Advanced Programmable Interrupt Controller (APIC)", chapter 11
 
-use super::apic_dest::{x2apic_ldr, ApicMode, Identity, LogicalModel};
+use super::apic_dest::{x2apic_ldr, ApicMode, Identity, Lint0, LogicalModel};
 use super::apic_msg::{DeliveryMode, Message, SoftwareState, TriggerMode};
 use super::lapic_regs::{reg, ApicBase, Bank, Lvt, LvtEntry, RegisterPage, Registers, Svr};
 use super::lapic_timer::{BusCycle, Clock, SavedCounts, Timer, TimerAction};
@@ -371,6 +371,14 @@ impl<R: RegisterPage> Lapic<R> {
         (core::mem::replace(&mut self.software, state) != state).then_some(state)
     }
 
+    fn lint0(&self) -> Lint0 {
+        match (self.accepts_extint(), self.lint0_is_nmi()) {
+            (true, _) => Lint0::ExtInt,
+            (_, true) => Lint0::Nmi,
+            (false, false) => Lint0::Closed,
+        }
+    }
+
     /// Returns what senders need to know. Publish it after each `Effects::identity_changed`.
     pub fn identity(&self) -> Identity {
         let mode = self.mode();
@@ -385,6 +393,7 @@ impl<R: RegisterPage> Lapic<R> {
             model: LogicalModel::from_dfr(self.page.get(reg::DFR)),
             mode,
             software: self.software(),
+            lint0: self.lint0(),
         }
     }
 

@@ -14,6 +14,7 @@ fn xapic(xapic_id: u8, logical_id: u8, model: LogicalModel) -> Identity {
         model,
         mode: ApicMode::XApic,
         software: SoftwareState::Enabled,
+        lint0: Lint0::Closed,
     }
 }
 
@@ -262,9 +263,10 @@ fn any_identity() -> impl Strategy<Value = Identity> {
             Just(ApicMode::X2Apic)
         ],
         prop_oneof![Just(SoftwareState::Enabled), Just(SoftwareState::Disabled)],
+        prop_oneof![Just(Lint0::Closed), Just(Lint0::ExtInt), Just(Lint0::Nmi)],
     )
         .prop_map(
-            |(x2apic_id, xapic_id, logical_id, model, mode, software)| Identity {
+            |(x2apic_id, xapic_id, logical_id, model, mode, software, lint0)| Identity {
                 // An id of all ones is the broadcast, and no APIC has it.
                 x2apic_id: x2apic_id & 0x0fff_ffff,
                 xapic_id,
@@ -272,6 +274,7 @@ fn any_identity() -> impl Strategy<Value = Identity> {
                 model,
                 mode,
                 software,
+                lint0,
             },
         )
 }

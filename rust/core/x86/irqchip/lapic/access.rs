@@ -337,6 +337,7 @@ impl<R: RegisterPage> Lapic<R> {
         self.page.set(lvt.offset(), entry.0);
         let mut effects = Effects {
             recheck: lvt == Lvt::Lint0,
+            identity_changed: lvt == Lvt::Lint0,
             ..Effects::default()
         };
         if lvt == Lvt::Timer {

@@ -124,7 +124,8 @@ impl<R: RegisterPage> Lapic<R> {
         self.set_tpr(class << 4)
     }
 
-    pub(super) fn set_tpr(&mut self, tpr: u8) -> Effects {
+    /// Writes the task-priority register.
+    pub fn set_tpr(&mut self, tpr: u8) -> Effects {
         self.page.set(reg::TPR, tpr.into());
         Effects {
             tpr_changed: true,

@@ -365,6 +365,7 @@ fn lapic_identity_follows_its_registers() {
         (reg::ID, 0x0900_0000),
         (reg::LDR, 0x0412_3456),
         (reg::DFR, 0x0000_0000),
+        (reg::LVT_LINT0, 0x0000_0400),
     ];
     for (offset, value) in rows {
         assert!(
@@ -379,6 +380,7 @@ fn lapic_identity_follows_its_registers() {
         model: LogicalModel::Cluster,
         mode: ApicMode::XApic,
         software: SoftwareState::Enabled,
+        lint0: Lint0::Nmi,
     };
     assert_eq!(lapic.identity(), expected);
     assert_eq!(read(&mut lapic, reg::LDR), 0x0400_0000);
