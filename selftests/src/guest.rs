@@ -115,6 +115,8 @@ pub enum Apic {
     None,
     /// The kernel.
     Kernel,
+    /// The kernel, with all other interrupt controllers.
+    All,
 }
 
 /// A VM with memory, code and vCPUs.
@@ -144,6 +146,7 @@ impl Guest {
         let vm = match apic {
             Apic::None => Vm::new(),
             Apic::Kernel => Vm::with_lapics(),
+            Apic::All => Vm::with_irqchip(),
         };
         let memory = Memory::new(SIZE);
         vm.map(0, 0, &memory);

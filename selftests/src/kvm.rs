@@ -74,6 +74,13 @@ impl Vm {
         vm
     }
 
+    /// Creates a VM whose interrupt controllers are all the kernel's.
+    pub fn with_irqchip() -> Self {
+        let vm = Self::new();
+        vm.ioctl(KVM_CREATE_IRQCHIP, 0).expect("KVM_CREATE_IRQCHIP");
+        vm
+    }
+
     /// `KVM_ENABLE_CAP`.
     pub fn enable_cap(&self, cap: u32, args: [u64; 4]) -> Result {
         let mut cap = kvm_enable_cap {

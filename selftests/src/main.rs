@@ -39,6 +39,7 @@ mod eventfd;
 mod exception;
 mod host_memory;
 mod hypercall;
+mod irqchip;
 mod lapic;
 mod load;
 mod memslot;
@@ -75,6 +76,7 @@ const GROUPS: &[harness::Group] = &[
     dirty::GROUP,
     eventfd::GROUP,
     routing::GROUP,
+    irqchip::GROUP,
     lapic::GROUP,
     smp::GROUP,
     trace::GROUP,

@@ -82,7 +82,7 @@ const EDGE: u32 = 0;
 const LEVEL: u32 = (1 << 15) | (1 << 14);
 
 /// An MSI route.
-fn route(gsi: u32, address: u32, data: u32) -> kvm_irq_routing_entry {
+pub fn route(gsi: u32, address: u32, data: u32) -> kvm_irq_routing_entry {
     let mut entry = kvm_irq_routing_entry {
         gsi,
         type_: KVM_IRQ_ROUTING_MSI,
@@ -94,7 +94,7 @@ fn route(gsi: u32, address: u32, data: u32) -> kvm_irq_routing_entry {
 }
 
 /// `KVM_SET_GSI_ROUTING`.
-fn set_routes(vm: &Vm, entries: &[kvm_irq_routing_entry]) -> Result {
+pub fn set_routes(vm: &Vm, entries: &[kvm_irq_routing_entry]) -> Result {
     let mut table = vec![0u64; 1 + size_of_val(entries) / 8];
     table[0] = entries.len() as u64;
     // SAFETY: The vector has room for the header and the entries.
