@@ -23,6 +23,7 @@ use burrow_core::{
         Prepared, //
     },
     x86::{
+        eptcache::EptFlush,
         regs::Xcr0,
         vmx::{
             exit::ExitReasonWord,
@@ -159,12 +160,17 @@ impl Cpu<'_> {
     }
 
     /// Makes sure that the VPID is of the current generation and that nothing stale is cached for
-    /// it; returns `false` to try again.
+    /// it or the EPT; returns `false` to try again.
     #[inline]
     fn prepare_vpid(&mut self, preempt: &PreemptOff, _irqs: &IrqsOff<'_>) -> Result<bool, Bug> {
         if self.hw.take_moved() {
             self.arch.vpid.request_flush();
-            self.flush_ept(preempt)?;
+            self.arch.epts.request_flush();
+        }
+        let eptp = self.vmcs().get(EPT_POINTER);
+        match self.arch.epts.on_entry(eptp, CpuId(preempt.cpu())) {
+            EptFlush::None => {}
+            EptFlush::Context => tlb::flush_ept(eptp, preempt)?,
         }
         let vpids = &self.host.vpids;
         let cell = vpids.cpus.this(preempt);
@@ -234,7 +240,7 @@ impl Cpu<'_> {
             return Err(Stop::Fail(kernel::error::code::EIO));
         }
         if requests.contains(Request::TlbFlush) {
-            self.flush_ept(&PreemptOff::new())?;
+            self.arch.epts.request_flush();
         }
         if requests.contains(Request::ClockUpdate) {
             self.update_clock();
@@ -252,17 +258,6 @@ impl Cpu<'_> {
             self.refresh_msr_bitmap();
         }
         Ok(())
-    }
-
-    /// Drops what this CPU caches of the EPTs that the vCPU runs with: a guest hypervisor's has
-    /// several, also while it is not in VMX operation.
-    fn flush_ept(&self, preempt: &PreemptOff) -> Result<(), Bug> {
-        let nested = self.arch.nested.as_ref();
-        if nested.is_some_and(|nested| nested.slots.iter().any(|slot| slot.shadow.is_some())) {
-            tlb::flush_all_epts(preempt)
-        } else {
-            tlb::flush_ept(self.vmcs().get(EPT_POINTER), preempt)
-        }
     }
 }
 

@@ -28,6 +28,7 @@ use burrow_core::{
     addr::Gpa,
     vpid,
     x86::{
+        eptcache::EptCaches,
         event::queue::EventQueue,
         msr::{
             mce::Mce,
@@ -163,6 +164,8 @@ pub(crate) struct VcpuArch {
     pub(crate) ctls: Controls,
     /// The VPID.
     pub(crate) vpid: vpid::Holder,
+    /// The EPTs that it has run with.
+    pub(crate) epts: EptCaches,
     /// The interrupt that userspace injected where it has the local APIC.
     pub(crate) user_interrupt: Option<u8>,
     /// `KVM_SET_VAPIC_ADDR`.
@@ -244,6 +247,7 @@ impl VcpuArch {
             cpuid: Cpuid::new(),
             ctls: Controls::default(),
             vpid: vpid::Holder::new(),
+            epts: EptCaches::new(),
             user_interrupt: None,
             vapic: None,
             completion: None,

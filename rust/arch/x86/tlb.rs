@@ -26,16 +26,7 @@ use core::num::NonZeroU16;
 /// A bug where the processor refuses.
 #[inline]
 pub(crate) fn flush_ept(eptp: u64, _preempt: &PreemptOff) -> Result<(), Bug> {
-    invept(Invept::Single(eptp))
-}
-
-/// Drops what is cached of all EPTs.
-///
-/// # Errors
-///
-/// A bug where the processor refuses.
-pub(crate) fn flush_all_epts(_preempt: &PreemptOff) -> Result<(), Bug> {
-    invept(Invept::All)
+    insn::invept(Invept::Single(eptp)).map_err(|_| Bug("INVEPT failed"))
 }
 
 /// Drops what is cached of linear addresses, as far as `need` says, for `vpid`.
@@ -68,9 +59,4 @@ pub(crate) fn flush_address(vpid: u16, address: u64, _preempt: &PreemptOff) -> R
 #[inline]
 fn invvpid(what: Invvpid) -> Result<(), Bug> {
     insn::invvpid(what).map_err(|_| Bug("INVVPID failed"))
-}
-
-#[inline]
-fn invept(what: Invept) -> Result<(), Bug> {
-    insn::invept(what).map_err(|_| Bug("INVEPT failed"))
 }

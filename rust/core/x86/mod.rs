@@ -6,6 +6,7 @@ pub mod clock;
 pub mod cpuid;
 pub mod emulate;
 pub mod ept;
+pub mod eptcache;
 pub mod event;
 pub mod irqchip;
 pub mod msr;
