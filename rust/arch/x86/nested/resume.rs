@@ -93,13 +93,12 @@ impl Cpu<'_> {
         let nested = self.nested()?;
         let index = nested.active;
         let current = nested.state.root().and_then(|root| root.current);
-        let (Some(current), Some(last), Some(l0)) = (
-            current,
-            nested.slots[index].last,
-            nested.slots[index].merged,
-        ) else {
+        let slot = &nested.slots[index];
+        let (Some(current), Some(last), Some(l0)) = (current, slot.last, slot.merged.as_ref())
+        else {
             return Ok(false);
         };
+        let had_bitmap = l0.pages.msr_bitmap;
         let v = &nested.vmcs12;
         if !v.dirty().is_within(Groups::RIP)
             || v.read(GUEST_ACTIVITY_STATE) != ActivityState::Active as u32
@@ -117,7 +116,7 @@ impl Cpu<'_> {
         let mut bitmap = nested.slots[index].pages.msr_bitmap.take();
         let merged = self.merge_msr_bitmap(index, &mut bitmap);
         self.nested()?.slots[index].pages.msr_bitmap = bitmap;
-        if merged? != l0.pages.msr_bitmap {
+        if merged? != had_bitmap {
             return Ok(false);
         }
         let l1 = L1State {
@@ -127,9 +126,12 @@ impl Cpu<'_> {
         let l1_dr7 = self.arch.debug.dr7;
         self.switch_to_vmcs02(index)?;
         let mut vmcs = self.vmcs();
-        let v = &self.nested()?.vmcs12;
+        let nested = self.nested()?;
+        let v = &nested.vmcs12;
         let what = v.dirty().union(vmcs02::reloaded(v));
-        merge::merge(v, &l0, EntryCause::Fresh, what, &mut vmcs);
+        if let Some(l0) = nested.slots[index].merged.as_ref() {
+            merge::merge(v, l0, EntryCause::Fresh, what, &mut vmcs);
+        }
         self.run_l2(index, l1, l1_dr7, &last.ctls)?;
         Ok(true)
     }
