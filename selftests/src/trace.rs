@@ -336,7 +336,8 @@ fn statistics_count_pages_and_flushes() {
     assert_eq!(stats.value("pages_4k"), before + PAGES);
     let flushes = stats.value("remote_tlb_flush_requests");
     assert_eq!(map(0), Ok(0));
-    assert_eq!(stats.value("pages_4k"), before);
+    // Upstream unmaps the other slots, too.
+    assert!(stats.value("pages_4k") <= before);
     assert!(stats.value("remote_tlb_flush_requests") > flushes);
 }
 
