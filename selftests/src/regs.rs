@@ -9,6 +9,7 @@ use crate::{
     code,
     group,
     guest::{
+        Apic,
         Guest,
         Mode,
         CODE,
@@ -32,6 +33,7 @@ group!("regs":
     fpu_round_trips,
     fpu_state_survives_exits,
     avx_state_survives_exits_and_threads,
+    avx512_state_is_each_vcpus_own,
     x87_state_survives_exits,
     xsave_round_trips,
     xcr0_rules,
@@ -357,6 +359,75 @@ fn avx_state_survives_exits_and_threads() {
     for lane in 0..8 {
         let value = guest.memory.read::<u32>(DATA + 4 * lane);
         assert_eq!(value, 0x0101_0101 << 10, "lane {lane}");
+    }
+}
+
+fn has_avx512() -> bool {
+    let mut cpuid = supported_cpuid();
+    let has_it = cpuid
+        .find(7, 0)
+        .is_some_and(|leaf| leaf.ebx & (1 << 16) != 0);
+    has_it
+        && cpuid
+            .find(0xd, 0)
+            .is_some_and(|leaf| leaf.eax & 0xe7 == 0xe7)
+}
+
+/// Two vCPUs take turns on one thread. Of the state, some is in the upper halves of the first registers, some
+/// in registers that only AVX-512 has, some in the masks.
+fn avx512_state_is_each_vcpus_own() {
+    if !has_avx512() {
+        crate::harness::skip("no AVX-512");
+    }
+    const AREA: u64 = 0x100;
+    let guest = Guest::with(
+        Mode::Long,
+        Apic::None,
+        2,
+        code!(
+            64,
+            "mov rax, cr4",
+            "or eax, 0x40000",
+            "mov cr4, rax",
+            "xor ecx, ecx",
+            "xor edx, edx",
+            "mov eax, 0xe7",
+            "xsetbv",
+            "vpbroadcastd zmm3, edi",
+            "vpbroadcastd zmm20, edi",
+            "kmovw k5, edi",
+            "mov ecx, 10",
+            "2:",
+            "out 0xe1, eax",
+            "vpaddd zmm3, zmm3, zmm3",
+            "vpaddd zmm20, zmm20, zmm20",
+            "loop 2b",
+            "vmovdqu32 [rsi], zmm3",
+            "vmovdqu32 [rsi + 64], zmm20",
+            "kmovw eax, k5",
+            "mov [rsi + 128], eax",
+            "hlt"
+        ),
+    );
+    for (id, vcpu) in (0..).zip(&guest.vcpus) {
+        let mut regs = vcpu.regs();
+        (regs.rdi, regs.rsi) = (id + 1, DATA + AREA * id);
+        vcpu.set_regs(&regs);
+    }
+    for _ in 0..10 {
+        for vcpu in &guest.vcpus {
+            assert!(matches!(vcpu.run(), Exit::Out(0xe1, ..)));
+            clobber_xmm();
+        }
+    }
+    for (id, vcpu) in (0..).zip(&guest.vcpus) {
+        assert_eq!(vcpu.run(), Exit::Hlt);
+        let at = DATA + AREA * id;
+        for lane in 0..32 {
+            let value = u64::from(guest.memory.read::<u32>(at + 4 * lane));
+            assert_eq!(value, (id + 1) << 10, "vCPU {id}, lane {lane}");
+        }
+        assert_eq!(u64::from(guest.memory.read::<u32>(at + 128)), id + 1);
     }
 }
 
