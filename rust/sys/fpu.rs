@@ -14,6 +14,8 @@ use kernel::{
 /// The guest's FPU state.
 pub struct GuestFpu {
     inner: KBox<k::fpu_guest>,
+    /// It is swapped in.
+    is_in: bool,
 }
 
 // SAFETY: The state is plain memory that only its owner touches.
@@ -33,23 +35,30 @@ impl GuestFpu {
         if !unsafe { k::fpu_alloc_guest_fpstate(&mut *inner) } {
             return Err(ENOMEM);
         }
-        Ok(Self { inner })
+        Ok(Self {
+            inner,
+            is_in: false,
+        })
     }
 
-    /// Puts the guest's state into the current task's place, and the task's aside.
+    /// Puts the guest's state into the current task's place, and the task's aside, if that is not done.
     ///
     /// # Context
     ///
     /// Process context, preemption on.
     pub fn load(&mut self) {
-        // SAFETY: `inner` holds an allocated state; it is out, by the type's invariant.
-        unsafe { k::fpu_swap_kvm_fpstate(&mut *self.inner, true) };
+        if !core::mem::replace(&mut self.is_in, true) {
+            // SAFETY: `inner` holds an allocated state, which is out.
+            unsafe { k::fpu_swap_kvm_fpstate(&mut *self.inner, true) };
+        }
     }
 
-    /// Undoes [`load`](Self::load).
+    /// Undoes [`load`](Self::load), if that was done. By the same task.
     pub fn put(&mut self) {
-        // SAFETY: `inner` holds an allocated state; it is in, by the type's invariant.
-        unsafe { k::fpu_swap_kvm_fpstate(&mut *self.inner, false) };
+        if core::mem::replace(&mut self.is_in, false) {
+            // SAFETY: `inner` holds an allocated state, which this task swapped in.
+            unsafe { k::fpu_swap_kvm_fpstate(&mut *self.inner, false) };
+        }
     }
 
     /// Returns the size in bytes of the state in the layout of `KVM_GET_XSAVE2`.

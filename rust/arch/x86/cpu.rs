@@ -89,7 +89,7 @@ impl<'a> Cpu<'a> {
             let is_l2 = nested.state.is_non_root();
             vmcs02.get(nested.active).filter(|_| is_l2)?.as_ref()
         });
-        let hw = hw.as_ref().load(active.unwrap_or(vmcs01));
+        let hw = hw.as_mut().load(active.unwrap_or(vmcs01));
         Self {
             vcpu,
             arch,

@@ -148,12 +148,14 @@ impl VcpuHw {
     ///
     /// # Context
     ///
-    /// Process context, under the vCPU's mutex. Not while the thread has another vCPU loaded.
-    pub fn load<'a>(self: Pin<&'a Self>, vmcs: &'a Vmcs) -> Loaded<'a> {
-        let this = self.get_ref();
+    /// Process context. Not while the thread has another vCPU loaded.
+    pub fn load<'a>(self: Pin<&'a mut Self>, vmcs: &'a Vmcs) -> Loaded<'a> {
+        // Borrowed exclusively as long as it is loaded: nobody can load it a second time.
+        let this = self.into_ref().get_ref();
         this.vmcs.set(vmcs);
         let preempt = PreemptOff::new();
-        // SAFETY: Not registered, by the first invariant; unregistered before the memory goes.
+        // SAFETY: Not registered, by the first invariant and the exclusive borrow; unregistered before
+        // the memory goes.
         unsafe { k::preempt_notifier_register(this.notifier.get()) };
         this.load_vmcs(&preempt);
         Loaded {
