@@ -20,7 +20,7 @@ pub use crate::bindings::burrow_trace_exit as Exit;
 /// Returns whether a tracepoint is on.
 macro_rules! is_on {
     ($tracepoint:ident) => {{
-        #[cfg(CONFIG_TRACEPOINTS)]
+        #[cfg(all(CONFIG_TRACEPOINTS, CONFIG_JUMP_LABEL))]
         // SAFETY: The key of a tracepoint that C defines, by the file's invariant.
         let is_on = unsafe {
             kernel::jump_label::static_branch_unlikely!(
@@ -28,6 +28,12 @@ macro_rules! is_on {
                 kernel::bindings::tracepoint,
                 key
             )
+        };
+        // The kernel's macro calls a function where keys are plain counters.
+        #[cfg(all(CONFIG_TRACEPOINTS, not(CONFIG_JUMP_LABEL)))]
+        // SAFETY: As above; the counter is read whole.
+        let is_on = unsafe {
+            core::ptr::addr_of!(b::$tracepoint.key.key.enabled.counter).read_volatile() > 0
         };
         #[cfg(not(CONFIG_TRACEPOINTS))]
         let is_on = false;

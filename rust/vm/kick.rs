@@ -114,14 +114,14 @@ impl Kick {
     /// this is not missed by a sender, nor the other way round.
     #[inline]
     pub(crate) fn enter(&self, preempt: &PreemptOff, _irqs: &IrqsOff<'_>) {
-        self.cpu.store(preempt.cpu(), Relaxed);
+        context::poke(&self.cpu, preempt.cpu());
         self.mode.xchg(IN_GUEST, Full);
     }
 
     /// Returns whether somebody wanted the vCPU to exit since [`enter`](Self::enter).
     #[inline]
     pub(crate) fn is_exiting(&self) -> bool {
-        self.mode.load(Relaxed) == EXITING
+        context::peek(&self.mode) == EXITING
     }
 
     /// Announces that the vCPU has left the guest.

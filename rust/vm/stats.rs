@@ -19,6 +19,7 @@ use burrow_sys::{
         FdOps,
         FileAccess, //
     },
+    context,
     pt_page::LeafCounter,
 };
 use core::marker::PhantomData;
@@ -103,7 +104,7 @@ impl<S: Subject, const N: usize> Counters<S, N> {
 
     /// Returns the value at `index`.
     fn get(&self, index: usize) -> u64 {
-        self.words.get(index).map_or(0, |word| word.load(Relaxed))
+        self.words.get(index).map_or(0, context::peek)
     }
 }
 
@@ -154,7 +155,7 @@ impl VcpuStats {
     #[inline]
     pub(crate) fn set(&self, stat: VcpuStat, value: u64) {
         if let Some(word) = self.words.get(stat.word()) {
-            word.store(value, Relaxed);
+            context::poke(word, value);
         }
     }
 
@@ -167,7 +168,7 @@ impl VcpuStats {
     #[inline]
     fn add_at(&self, index: usize, amount: u64) {
         if let Some(word) = self.words.get(index) {
-            word.store(word.load(Relaxed).wrapping_add(amount), Relaxed);
+            context::poke(word, context::peek(word).wrapping_add(amount));
         }
     }
 }

@@ -53,7 +53,7 @@ impl Cpu<'_> {
     pub(crate) fn note_exit(&self, word: ExitReasonWord, intr_info: u32) {
         let stats = &self.vcpu.stats;
         stats.inc(VcpuStat::Exits);
-        if let Some(stat) = ExitReason::try_from(word).ok().and_then(stat_of) {
+        if let Some(stat) = stat_of(word) {
             stats.inc(stat);
         }
         trace::kvm_exit(|| {
@@ -167,15 +167,22 @@ impl Cpu<'_> {
 
 /// Returns what counts exits of this reason only.
 #[inline]
-fn stat_of(reason: ExitReason) -> Option<VcpuStat> {
-    Some(match reason {
-        ExitReason::ExternalInterrupt => VcpuStat::IrqExits,
-        ExitReason::InterruptWindow => VcpuStat::IrqWindowExits,
-        ExitReason::NmiWindow => VcpuStat::NmiWindowExits,
-        ExitReason::Hlt => VcpuStat::HaltExits,
-        ExitReason::Invlpg => VcpuStat::Invlpg,
-        ExitReason::Vmcall => VcpuStat::Hypercalls,
-        ExitReason::EptViolation => VcpuStat::PfTaken,
+fn stat_of(word: ExitReasonWord) -> Option<VcpuStat> {
+    const EXTERNAL_INTERRUPT: u32 = ExitReason::ExternalInterrupt as u32;
+    const INTERRUPT_WINDOW: u32 = ExitReason::InterruptWindow as u32;
+    const NMI_WINDOW: u32 = ExitReason::NmiWindow as u32;
+    const HLT: u32 = ExitReason::Hlt as u32;
+    const INVLPG: u32 = ExitReason::Invlpg as u32;
+    const VMCALL: u32 = ExitReason::Vmcall as u32;
+    const EPT_VIOLATION: u32 = ExitReason::EptViolation as u32;
+    Some(match word.0 {
+        EXTERNAL_INTERRUPT => VcpuStat::IrqExits,
+        INTERRUPT_WINDOW => VcpuStat::IrqWindowExits,
+        NMI_WINDOW => VcpuStat::NmiWindowExits,
+        HLT => VcpuStat::HaltExits,
+        INVLPG => VcpuStat::Invlpg,
+        VMCALL => VcpuStat::Hypercalls,
+        EPT_VIOLATION => VcpuStat::PfTaken,
         _ => return None,
     })
 }
