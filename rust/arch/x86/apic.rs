@@ -56,6 +56,7 @@ use burrow_core::{
                 LapicState, //
             },
             lapic_timer::{
+                Clock,
                 TimerAction, //
             },
             msi::EoiExits,
@@ -94,6 +95,16 @@ const APIC_BASE_RESET: u64 = 0xfee0_0900;
 const PAGE: u64 = 4096;
 /// Periods of the timer are stretched to this, in nanoseconds: a guest must not keep the host busy.
 const MIN_PERIOD_NS: u64 = 200_000;
+
+/// The host's monotonic clock, read when it is asked.
+struct HostClock;
+
+impl Clock for HostClock {
+    #[inline]
+    fn now_ns(&self) -> u64 {
+        context::mono_ns()
+    }
+}
 
 /// A local APIC in the kernel, with the host timer that stands for its own.
 pub(crate) struct Lapic {
@@ -281,7 +292,14 @@ impl Cpu<'_> {
     }
 
     /// Does what an access to the local APIC asks for.
+    #[inline]
     fn carry_out(&mut self, effects: &Effects) {
+        if !effects.is_nothing() {
+            self.carry_out_effects(effects);
+        }
+    }
+
+    fn carry_out_effects(&mut self, effects: &Effects) {
         if let Some(action) = effects.timer {
             self.set_host_timer(action);
         }
@@ -556,7 +574,7 @@ impl Cpu<'_> {
         let msr = 0x800 | u32::from(register);
         lapic
             .model
-            .rdmsr(msr, &context::mono_ns())
+            .rdmsr(msr, &HostClock)
             .map_err(|_| Refused::Invalid)
     }
 
@@ -564,7 +582,7 @@ impl Cpu<'_> {
     pub(crate) fn write_x2apic(&mut self, register: u8, value: u64) -> Result<(), Refused> {
         let lapic = self.arch.lapic.as_mut().ok_or(Refused::Unknown)?;
         let msr = 0x800 | u32::from(register);
-        let written = lapic.model.wrmsr(msr, value, &context::mono_ns());
+        let written = lapic.model.wrmsr(msr, value, &HostClock);
         let effects = written.map_err(|_| Refused::Invalid)?;
         self.carry_out(&effects);
         Ok(())
@@ -579,6 +597,7 @@ impl Cpu<'_> {
     }
 
     /// Writes IA32_TSC_DEADLINE.
+    #[inline]
     pub(crate) fn write_tsc_deadline(&mut self, value: u64) {
         let Some(lapic) = self.arch.lapic.as_mut() else {
             return;
@@ -599,7 +618,7 @@ impl Cpu<'_> {
             return false;
         }
         // CAST: below 4096.
-        let (offset, now) = (offset as u32, context::mono_ns());
+        let (offset, now) = (offset as u32, HostClock);
         let effects = match direction {
             Direction::Read => {
                 let read = lapic.model.read(offset, data.len(), &now);

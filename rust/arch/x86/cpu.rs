@@ -25,6 +25,7 @@ use burrow_core::{
     },
     x86::{
         event::Interruptibility,
+        msr::access::Caps,
         regs::{
             debug::Dr6,
             mask,
@@ -74,6 +75,8 @@ pub(crate) struct Cpu<'a> {
     pub(crate) vmcs02: &'a [SetOnce<KBox<Vmcs>>; NR_SLOTS],
     /// What is known of the host, so that an exit need not look for it.
     pub(crate) host: &'static Host,
+    /// What CPUID and options of the VM make of the MSRs, once something has asked.
+    pub(crate) msr_caps: Option<Caps>,
 }
 
 impl<'a> Cpu<'a> {
@@ -97,6 +100,7 @@ impl<'a> Cpu<'a> {
             vmcs01,
             vmcs02,
             host: host(),
+            msr_caps: None,
         }
     }
 
@@ -281,22 +285,25 @@ impl<'a> Cpu<'a> {
     ///
     /// Blocking by STI and MOV SS ends with it, and a pending single-step trap becomes due.
     pub(crate) fn skip_instruction(&mut self) {
-        let length = self.vmcs().get(VM_EXIT_INSTRUCTION_LEN);
-        let here = self.rip();
-        self.advance(here, here.wrapping_add(u64::from(length)));
+        self.step_over();
     }
 
-    #[inline]
-    fn advance(&mut self, here: u64, next: u64) {
+    /// [`skip_instruction`](Self::skip_instruction), for the one place that is worth a copy of it.
+    #[inline(always)]
+    pub(crate) fn step_over(&mut self) {
+        let vmcs = self.vmcs();
+        let here = vmcs.get(GUEST_RIP);
+        let next = here.wrapping_add(u64::from(vmcs.get(VM_EXIT_INSTRUCTION_LEN)));
         // RIP ends at 4 GiB outside 64-bit mode. Where it is beyond already, or not there yet, the
         // mode makes no difference and is not looked at.
         let crosses = next >> 32 != 0 && here >> 32 == 0;
-        self.set_rip(if crosses && !self.is_64bit_code() {
+        let next = if crosses && !self.is_64bit_code() {
             next & 0xffff_ffff
         } else {
             next
-        });
-        let state = self.interruptibility();
+        };
+        vmcs.set(GUEST_RIP, next);
+        let state = Interruptibility(vmcs.get(GUEST_INTERRUPTIBILITY_INFO));
         if state.has_shadow() {
             self.set_interruptibility(state.with_sti(false).with_mov_ss(false));
         }
@@ -305,6 +312,7 @@ impl<'a> Cpu<'a> {
 
     /// Raises the single-step trap that is due behind an instruction which the processor did not
     /// complete, or notes it for the debugger in userspace.
+    #[inline]
     pub(crate) fn trap_after_instruction(&mut self) {
         if !self.arch.guest_debug.note_step() && self.rflags().tf() {
             self.arch.events.raise(Exception {

@@ -244,6 +244,7 @@ impl Cpu<'_> {
             };
         }
         self.arch.cpuid = Cpuid::of(entries, self.arch.cpuid.paravirt_rule);
+        self.msr_caps = None;
         // What the guest may change in CR4 without an exit depends on CPUID.
         let cr4 = self.cr4();
         self.store_cr4(cr4);

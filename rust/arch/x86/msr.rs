@@ -3,7 +3,13 @@
 //! MSRs: carrying out what core decided about an access.
 
 use crate::{
-    arch::x86::{cpu::Cpu, cpuid::PARAVIRT, options::Quirk},
+    arch::x86::{
+        cpu::Cpu,
+        cpuid::PARAVIRT,
+        options::Quirk,
+        state::VcpuArch,
+        vcpu::Vcpu, //
+    },
     host::host,
 };
 use burrow_core::x86::{
@@ -134,29 +140,38 @@ fn vmcs_field(msr: VmcsMsr) -> Field<Natural> {
     }
 }
 
-impl Cpu<'_> {
-    fn msr_caps(&self) -> Caps {
-        let options = &self.vcpu.vm.options;
-        self.arch.cpuid.caps.msr_caps(&MsrContext {
-            spec_ctrl_hardware: spec_ctrl_bits(),
-            perf_capabilities: 0,
-            tsx_ctrl: false,
-            mwait_followed: !options.has_quirk(Quirk::MiscEnableNoMwait),
-            lmce: self.arch.mce.capabilities() & mce::capability::LMCE_P != 0,
-            smm: false,
-            platform_info: options.platform_info.load(Relaxed),
-            paravirt: self.arch.cpuid.paravirt,
-            linear_width: LinearWidth::Bits48,
-        })
-    }
+/// Returns what CPUID and options of the VM make of the MSRs. They are found once while the vCPU is
+/// loaded.
+#[inline]
+fn msr_caps<'a>(found: &'a mut Option<Caps>, vcpu: &Vcpu, arch: &VcpuArch) -> &'a Caps {
+    found.get_or_insert_with(|| find_msr_caps(vcpu, arch))
+}
 
+#[cold]
+fn find_msr_caps(vcpu: &Vcpu, arch: &VcpuArch) -> Caps {
+    let options = &vcpu.vm.options;
+    arch.cpuid.caps.msr_caps(&MsrContext {
+        spec_ctrl_hardware: spec_ctrl_bits(),
+        perf_capabilities: 0,
+        tsx_ctrl: false,
+        mwait_followed: !options.has_quirk(Quirk::MiscEnableNoMwait),
+        lmce: arch.mce.capabilities() & mce::capability::LMCE_P != 0,
+        smm: false,
+        platform_info: options.platform_info.load(Relaxed),
+        paravirt: arch.cpuid.paravirt,
+        linear_width: LinearWidth::Bits48,
+    })
+}
+
+impl Cpu<'_> {
     /// Reads an MSR.
     ///
     /// # Errors
     ///
     /// As core decides: #GP(0) for the guest, or an exit to a VMM that asked for it.
     pub(crate) fn read_msr(&mut self, number: u32, origin: Origin) -> Result<u64, Refused> {
-        match access::check_read(number, origin, &self.msr_caps())? {
+        let caps = msr_caps(&mut self.msr_caps, self.vcpu, self.arch);
+        match access::check_read(number, origin, caps)? {
             Owner::Efer => Ok(self.efer().0),
             Owner::Vmcs(msr) => Ok(self.read_vmcs_msr(msr)),
             Owner::KernelGsBase => Ok(self.hw.kernel_gs_base()),
@@ -212,13 +227,8 @@ impl Cpu<'_> {
         value: u64,
         origin: Origin,
     ) -> Result<(), Refused> {
-        let write = access::check_write(
-            number,
-            value,
-            origin,
-            &self.msr_caps(),
-            &self.arch.soft_msrs,
-        )?;
+        let caps = msr_caps(&mut self.msr_caps, self.vcpu, self.arch);
+        let write = access::check_write(number, value, origin, caps, &self.arch.soft_msrs)?;
         let value = write.value;
         match write.owner {
             Owner::Efer => self.write_efer(value, origin)?,

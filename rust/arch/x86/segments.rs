@@ -117,11 +117,10 @@ impl Cpu<'_> {
         vmcs.set(fields.rights, segment.rights.0);
     }
 
-    /// Returns the current privilege level: the DPL of SS.
+    /// Returns the current privilege level: the DPL of SS, in real-address mode, too. SDM 3C "Saving Segment
+    /// Registers and Descriptor-Table Registers", 28.3.2.
+    #[inline]
     pub(crate) fn cpl(&self) -> u8 {
-        if !self.cr0().pe() {
-            return 0;
-        }
         self.segment_rights(GUEST_SS_AR_BYTES).dpl()
     }
 

@@ -26,7 +26,10 @@ use burrow_core::x86::{
         ExitReasonWord, //
     },
 };
-use burrow_sys::context::IrqsOff;
+use burrow_sys::{
+    context::IrqsOff,
+    trace, //
+};
 
 /// What became of an exit.
 pub(crate) enum Quick {
@@ -55,14 +58,10 @@ pub(crate) fn handle(cpu: &mut Cpu<'_>, word: ExitReasonWord, _irqs: &IrqsOff<'_
         CPUID => misc::cpuid(cpu),
         VMCALL if hypercall::is_quick(cpu) => hypercall::hypercall(cpu),
         RDMSR if !cpu.has_msr_filter() => msr::rdmsr(cpu),
-        // CAST: ECX.
-        WRMSR if is_quick_write(cpu.gpr(1) as u32) && !cpu.has_msr_filter() => {
-            let handled = msr::wrmsr(cpu);
-            if cpu.has_apic_work() {
-                return Quick::Handled(handled);
-            }
-            handled
-        }
+        WRMSR if !cpu.has_msr_filter() => match write_apic_msr(cpu) {
+            Quick::Done => Ok(Outcome::Skip),
+            other => return other,
+        },
         VMREAD if cpu.quick_access(ExitReason::Vmread) => Ok(Outcome::Skip),
         VMWRITE if cpu.quick_access(ExitReason::Vmwrite) => Ok(Outcome::Skip),
         _ => return Quick::No,
@@ -70,7 +69,7 @@ pub(crate) fn handle(cpu: &mut Cpu<'_>, word: ExitReasonWord, _irqs: &IrqsOff<'_
     let Ok(Outcome::Skip) = handled else {
         return Quick::Handled(handled);
     };
-    cpu.skip_instruction();
+    cpu.step_over();
     if cpu.arch.events.is_quiet() && !cpu.arch.guest_debug.steps() {
         Quick::Done
     } else {
@@ -78,11 +77,25 @@ pub(crate) fn handle(cpu: &mut Cpu<'_>, word: ExitReasonWord, _irqs: &IrqsOff<'_
     }
 }
 
-/// Returns whether a write of this MSR concerns nothing but the local APIC of the vCPU, and messages to
-/// others.
+/// Handles a WRMSR that concerns nothing but the local APIC of the vCPU, and messages to others, except for
+/// the step over it.
 #[inline]
-fn is_quick_write(number: u32) -> bool {
-    const EOI: u32 = 0x80b;
-    const ICR: u32 = 0x830;
-    matches!(number, index::IA32_TSC_DEADLINE | EOI | ICR)
+fn write_apic_msr(cpu: &mut Cpu<'_>) -> Quick {
+    const EOI: u32 = index::IA32_X2APIC_FIRST | 0xb;
+    const ICR: u32 = index::IA32_X2APIC_FIRST | 0x30;
+    // CAST: ECX.
+    let number = cpu.gpr(1) as u32;
+    let value = cpu.edx_eax();
+    match number {
+        index::IA32_TSC_DEADLINE => cpu.write_tsc_deadline(value),
+        // CAST: the register is the low byte.
+        EOI | ICR if cpu.write_x2apic(number as u8, value).is_ok() => {}
+        _ => return Quick::No,
+    }
+    trace::kvm_msr(trace::Access::Write, number, Some(value));
+    // An EOI lets the next interrupt in; an IPI may be to the APIC itself.
+    if number != index::IA32_TSC_DEADLINE && cpu.has_apic_work() {
+        return Quick::Handled(Ok(Outcome::Skip));
+    }
+    Quick::Done
 }

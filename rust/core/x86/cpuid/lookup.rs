@@ -14,6 +14,7 @@ const NR_BASIC: usize = 0x20;
 const NR_OTHER: usize = 0x10;
 
 /// Returns the entry that answers a leaf and subleaf: the first one in the table.
+#[inline]
 pub fn find(entries: &[Entry], function: u32, index: u32) -> Option<&Entry> {
     entries.iter().find(|entry| entry.answers(function, index))
 }
@@ -35,6 +36,7 @@ impl Directory {
         Self(starts)
     }
 
+    #[inline]
     fn start(&self, function: u32) -> usize {
         let start = slot(function).and_then(|slot| self.0.get(slot));
         start.map_or(0, |start| usize::from(*start))
@@ -42,6 +44,7 @@ impl Directory {
 }
 
 /// Returns the slot of a leaf in a directory.
+#[inline]
 const fn slot(function: u32) -> Option<usize> {
     let low = (function & 0x1f) as usize;
     match function {
@@ -86,22 +89,35 @@ pub struct Hidden {
 /// subleaf, unless the guest's vendor is AMD or Hygon: there it is all zero. A leaf within range but
 /// without an entry is all zero; but subleaves of 0BH and 1FH keep the x2APIC ID and the subleaf's
 /// number. SDM 2A "CPUID: CPU Identification".
+#[inline]
 pub fn cpuid(table: Table<'_>, function: u32, index: u32, hidden: Hidden) -> Regs {
-    let mut function = function;
-    let mut entry = table.find(function, index);
-    if entry.is_none() {
-        if let Some(highest) = out_of_range(table, function) {
-            function = highest;
-            entry = table.find(function, index);
-        }
+    match table.find(function, index) {
+        Some(entry) => answer(entry, function, index, hidden),
+        None => without_entry(table, function, index, hidden),
     }
-    if let Some(entry) = entry {
-        let mut regs = entry.regs;
-        if hidden.tsx && function == 7 && index == 0 {
-            regs.ebx &= !(feature::RTM.mask | feature::HLE.mask);
-        }
-        return regs;
+}
+
+#[inline]
+fn answer(entry: &Entry, function: u32, index: u32, hidden: Hidden) -> Regs {
+    let mut regs = entry.regs;
+    if hidden.tsx && function == 7 && index == 0 {
+        regs.ebx &= !(feature::RTM.mask | feature::HLE.mask);
     }
+    regs
+}
+
+/// Answers a leaf that has no entry.
+#[inline(never)]
+fn without_entry(table: Table<'_>, function: u32, index: u32, hidden: Hidden) -> Regs {
+    let function = match out_of_range(table, function) {
+        None => function,
+        Some(highest) => {
+            if let Some(entry) = table.find(highest, index) {
+                return answer(entry, highest, index, hidden);
+            }
+            highest
+        }
+    };
     let has_topology = matches!(function, 0xb | 0x1f);
     match table.find(function, 1) {
         Some(level) if has_topology => Regs {

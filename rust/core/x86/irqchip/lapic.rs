@@ -161,6 +161,19 @@ pub struct Effects {
     pub recheck: bool,
 }
 
+impl Effects {
+    /// Returns whether there is nothing to carry out: nothing happened that concerns anybody but the
+    /// APIC itself and who looks for a pending interrupt anyway.
+    #[inline]
+    pub const fn is_nothing(&self) -> bool {
+        self.ipi.is_none()
+            && self.eoi.is_none()
+            && self.timer.is_none()
+            && self.software.is_none()
+            && !(self.identity_changed || self.mode_changed || self.base_moved || self.tpr_changed)
+    }
+}
+
 /// What an LVT entry does with its event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]

@@ -276,6 +276,7 @@ impl Timer {
     }
 
     /// Takes a write of IA32_TSC_DEADLINE; 0 disarms. Void outside TSC-deadline mode.
+    #[inline]
     #[must_use]
     pub fn set_deadline(&mut self, tsc: u64) -> Option<TimerAction> {
         if self.mode != TimerMode::TscDeadline {

@@ -380,6 +380,7 @@ impl<R: RegisterPage> Lapic<R> {
 
     /// Writes IA32_TSC_DEADLINE, in ticks of the guest's (L1's) TSC. Void if the APIC is globally
     /// disabled or the timer in another mode. SDM 3A "TSC-Deadline Mode", 11.5.4.1
+    #[inline]
     pub fn set_tsc_deadline(&mut self, tsc: u64) -> Effects {
         let timer = match self.mode() {
             ApicMode::Disabled => None,
