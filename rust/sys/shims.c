@@ -36,6 +36,7 @@
 
 static_assert(offsetof(struct burrow_regs, host_rsp) == BURROW_REGS_HOST_RSP);
 static_assert(offsetof(struct burrow_regs, spec_ctrl) == BURROW_REGS_SPEC_CTRL);
+static_assert(EXIT_REASON_EXCEPTION_NMI == 0 && EXIT_REASON_EXTERNAL_INTERRUPT == 1);
 
 void burrow_preempt_disable(void) { preempt_disable(); }
 void burrow_preempt_enable(void) { preempt_enable(); }
@@ -318,10 +319,15 @@ static __always_inline void exit_guest_state(struct burrow_regs *regs)
  * The part of an entry in which the kernel counts the CPU as running a guest: RCU does not watch,
  * nothing may be traced. An NMI that ended the guest is handed to the host before that ends,
  * because NMIs are blocked from the VM exit until the host's handler returns with IRET.
+ *
+ * Returns the exit reason, with the interruption information of exception, NMI and external-interrupt
+ * exits in the upper half, or BURROW_ENTER_FAILED.
  */
-noinstr void burrow_enter_guest(struct burrow_regs *regs, unsigned long flags,
-				struct burrow_exit *exit)
+noinstr u64 burrow_enter_guest(struct burrow_regs *regs, unsigned long flags)
 {
+	u32 reason, intr_info = 0;
+	int failed;
+
 	enter_guest_state(regs);
 
 	if (cpu_feature_enabled(X86_FEATURE_FLUSH_L1D) && boot_cpu_has_bug(X86_BUG_L1TF) &&
@@ -331,21 +337,21 @@ noinstr void burrow_enter_guest(struct burrow_regs *regs, unsigned long flags,
 	if (regs->cr2 != native_read_cr2())
 		native_write_cr2(regs->cr2);
 
-	exit->failed = burrow_vmenter(regs, flags);
+	failed = burrow_vmenter(regs, flags);
 	regs->cr2 = native_read_cr2();
-	exit->reason = 0;
-	exit->intr_info = 0;
-
-	if (likely(!exit->failed)) {
-		exit->reason = read_vmcs(VM_EXIT_REASON);
-		if (exit->reason == EXIT_REASON_EXCEPTION_NMI ||
-		    exit->reason == EXIT_REASON_EXTERNAL_INTERRUPT)
-			exit->intr_info = read_vmcs(VM_EXIT_INTR_INFO);
-		if (exit->reason == EXIT_REASON_EXCEPTION_NMI &&
-		    (exit->intr_info & (INTR_INFO_INTR_TYPE_MASK | INTR_INFO_VALID_MASK)) ==
-		    (INTR_TYPE_NMI_INTR | INTR_INFO_VALID_MASK))
-			x86_entry_from_kvm(EVENT_TYPE_NMI, NMI_VECTOR);
+	if (unlikely(failed)) {
+		exit_guest_state(regs);
+		return BURROW_ENTER_FAILED;
 	}
 
+	reason = read_vmcs(VM_EXIT_REASON);
+	if (unlikely(reason <= EXIT_REASON_EXTERNAL_INTERRUPT))
+		intr_info = read_vmcs(VM_EXIT_INTR_INFO);
+	if (reason == EXIT_REASON_EXCEPTION_NMI &&
+	    (intr_info & (INTR_INFO_INTR_TYPE_MASK | INTR_INFO_VALID_MASK)) ==
+	    (INTR_TYPE_NMI_INTR | INTR_INFO_VALID_MASK))
+		x86_entry_from_kvm(EVENT_TYPE_NMI, NMI_VECTOR);
+
 	exit_guest_state(regs);
+	return (u64)intr_info << 32 | reason;
 }

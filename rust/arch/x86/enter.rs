@@ -118,13 +118,23 @@ impl Cpu<'_> {
         } else {
             0
         };
+        // None of the exits that are handled here changes these.
+        let has_swaps = self.extended_swaps().is_some() || self.armed_breakpoints().is_some();
+        let flags = EntryFlags {
+            spec_ctrl_open: self.arch.spec_ctrl_open,
+        };
         loop {
             if !self.arm_timer(preempt) {
                 return Attempt::Handled(Ok(Outcome::Resume));
             }
             let is_trial = self.begin_trial(preempt, irqs);
             self.note_entry();
-            let (reason, intr_info) = match self.switch(visit) {
+            let entered = if has_swaps {
+                self.switch(visit, flags)
+            } else {
+                visit.enter(&self.hw, flags)
+            };
+            let (reason, intr_info) = match entered {
                 Entered::Failed(error) => return Attempt::Failed(error),
                 Entered::Exit { reason, intr_info } => (reason, intr_info),
             };
@@ -194,31 +204,37 @@ impl Cpu<'_> {
         }
     }
 
-    #[inline]
-    fn switch(&mut self, visit: &Visit) -> Entered {
-        let host = self.host;
-        let x = &self.arch.extended;
-        let mut extended = ExtendedState {
-            xcr0: (self.arch.control.cr4.osxsave() && x.xcr0 != host.xcr0).then_some(SwapXcr0 {
-                guest: x.xcr0,
-                host: host.xcr0,
-            }),
-            xss: (self.can_use_xsaves() && x.xss != host.xss).then_some((x.xss, host.xss)),
-            // XSAVE and XRSTOR reach PKRU by XCR0 alone; CR4.PKE only makes accesses obey it.
-            pkru: (self.arch.control.cr4.pke() || Xcr0(x.xcr0).pkru()).then_some(x.pkru),
-        };
+    /// Enters with what differs from the host's in the processor.
+    fn switch(&mut self, visit: &Visit, flags: EntryFlags) -> Entered {
+        let mut extended = self.extended_swaps();
         let mut debug = self.armed_breakpoints();
-        let flags = EntryFlags {
-            spec_ctrl_open: self.arch.spec_ctrl_open,
-        };
-        let entered = visit.enter(&self.hw, flags, &mut extended, debug.as_mut());
-        if let Some(pkru) = extended.pkru {
+        let entered = visit.enter_with(&self.hw, flags, extended.as_mut(), debug.as_mut());
+        if let Some(pkru) = extended.and_then(|extended| extended.pkru) {
             self.arch.extended.pkru = pkru;
         }
         if let Some(debug) = debug {
             self.arch.debug.dr6 = debug.dr6;
         }
         entered
+    }
+
+    /// Returns what of the extended state differs from the host's, if the guest can reach any of it.
+    #[inline]
+    fn extended_swaps(&self) -> Option<ExtendedState> {
+        let (cr4, x) = (self.arch.control.cr4, &self.arch.extended);
+        if !(cr4.osxsave() || cr4.pke() || Xcr0(x.xcr0).pkru()) {
+            return None;
+        }
+        let host = self.host;
+        Some(ExtendedState {
+            xcr0: (cr4.osxsave() && x.xcr0 != host.xcr0).then_some(SwapXcr0 {
+                guest: x.xcr0,
+                host: host.xcr0,
+            }),
+            xss: (self.can_use_xsaves() && x.xss != host.xss).then_some((x.xss, host.xss)),
+            // XSAVE and XRSTOR reach PKRU by XCR0 alone; CR4.PKE only makes accesses obey it.
+            pkru: (cr4.pke() || Xcr0(x.xcr0).pkru()).then_some(x.pkru),
+        })
     }
 
     /// Returns whether the guest can execute XSAVES and XRSTORS, which alone look at IA32_XSS: else

@@ -122,84 +122,93 @@ impl Visit {
     /// What an NMI or a machine check that ended the guest asks for is done when this returns; an
     /// external interrupt is still to be forwarded ([`forward_interrupt`]).
     #[inline]
-    pub fn enter(
-        &self,
-        loaded: &Loaded<'_>,
-        flags: EntryFlags,
-        extended: &mut ExtendedState,
-        debug: Option<&mut DebugState>,
-    ) -> Entered {
-        let vmcs = loaded.vmcs();
-        if vmcs.vmcs().has_failed() {
+    pub fn enter(&self, loaded: &Loaded<'_>, flags: EntryFlags) -> Entered {
+        if loaded.vmcs().vmcs().has_failed() {
             // Another VMCS may be the current one.
             return Entered::Failed(0);
         }
-        let host_pkru = swap_in(extended);
+        take_exit(loaded, switch(loaded, flags))
+    }
+
+    /// The same, with extended state or debug registers that are not the host's.
+    #[inline(never)]
+    pub fn enter_with(
+        &self,
+        loaded: &Loaded<'_>,
+        flags: EntryFlags,
+        extended: Option<&mut ExtendedState>,
+        debug: Option<&mut DebugState>,
+    ) -> Entered {
+        if loaded.vmcs().vmcs().has_failed() {
+            return Entered::Failed(0);
+        }
+        let host_pkru = extended.as_deref().map_or(0, swap_in);
         if let Some(debug) = debug.as_deref() {
             // SAFETY: `dr` has four elements; DR7 is 0 until the entry, so nothing fires in the host.
             unsafe { bindings::burrow_load_guest_dr(debug.dr.as_ptr(), debug.dr6) };
         }
-        let launched = if vmcs.vmcs().is_launched() {
-            bindings::BURROW_ENTER_LAUNCHED
-        } else {
-            0
-        };
-        let spec_ctrl = if flags.spec_ctrl_open {
-            bindings::BURROW_ENTER_SPEC_CTRL
-        } else {
-            0
-        };
-        let mut exit = bindings::burrow_exit::default();
-        // SAFETY: By the module's invariant, which `Loaded` and the tokens stand for.
-        unsafe {
-            bindings::burrow_enter_guest(
-                loaded.hw().regs.get(),
-                (launched | spec_ctrl) as usize,
-                &mut exit,
-            )
-        };
+        let exit = switch(loaded, flags);
         if let Some(debug) = debug {
             // SAFETY: DR7 is 0 after an exit.
             debug.dr6 = unsafe { bindings::burrow_read_dr6() };
         }
-        swap_out(extended, host_pkru);
-        take_exit(loaded, &exit)
+        if let Some(extended) = extended {
+            swap_out(extended, host_pkru);
+        }
+        take_exit(loaded, exit)
     }
+}
+
+/// Switches to the guest and back; returns what `burrow_enter_guest()` does.
+#[inline]
+fn switch(loaded: &Loaded<'_>, flags: EntryFlags) -> u64 {
+    let launched = if loaded.vmcs().vmcs().is_launched() {
+        bindings::BURROW_ENTER_LAUNCHED
+    } else {
+        0
+    };
+    let spec_ctrl = if flags.spec_ctrl_open {
+        bindings::BURROW_ENTER_SPEC_CTRL
+    } else {
+        0
+    };
+    // SAFETY: By the module's invariant, which `Loaded` and `Visit` stand for.
+    unsafe { bindings::burrow_enter_guest(loaded.hw().regs.get(), (launched | spec_ctrl) as usize) }
 }
 
 /// Takes note of the exit that has just happened.
 #[inline]
-fn take_exit(loaded: &Loaded<'_>, exit: &bindings::burrow_exit) -> Entered {
+fn take_exit(loaded: &Loaded<'_>, exit: u64) -> Entered {
     let vmcs = loaded.vmcs();
-    if exit.failed != 0 {
+    // CAST: the reason is the low half, the interruption information the upper one.
+    let (reason, intr_info) = (ExitReasonWord(exit as u32), (exit >> 32) as u32);
+    if reason.0 == bindings::BURROW_ENTER_FAILED {
         return Entered::Failed(insn::vmread(VM_INSTRUCTION_ERROR.encoding().0).unwrap_or(0) as u32);
     }
-    let reason = ExitReasonWord(exit.reason);
     vmcs.vmcs().note_exit();
     // SDM 3C "VMLAUNCH/VMRESUME": the launch state changes after the guest state was loaded.
     if !reason.entry_failure() {
         vmcs.vmcs().note_launch();
     }
-    if is_machine_check(reason, exit.intr_info) {
+    if is_machine_check(reason, intr_info) {
         // SAFETY: The processor reports it to nobody else; interrupts are off, as in its handler, and
         // the host's extended state is back.
         unsafe { bindings::burrow_machine_check() };
     }
-    Entered::Exit {
-        reason,
-        intr_info: exit.intr_info,
-    }
+    Entered::Exit { reason, intr_info }
 }
 
 /// Returns whether a machine check caused the exit or made the entry fail: the host's handler is due.
 #[inline]
 fn is_machine_check(reason: ExitReasonWord, intr_info: u32) -> bool {
-    let info = EventInfo(intr_info);
-    match ExitReason::try_from(reason) {
-        Ok(ExitReason::ExceptionNmi) => {
+    const EXCEPTION: u16 = ExitReason::ExceptionNmi as u16;
+    const DURING_ENTRY: u16 = ExitReason::MceDuringEntry as u16;
+    match reason.number() {
+        EXCEPTION => {
+            let info = EventInfo(intr_info);
             info.valid() && info.kind() == kind::HARDWARE_EXCEPTION && info.vector() == vector::MC
         }
-        Ok(ExitReason::MceDuringEntry) => reason.entry_failure(),
+        DURING_ENTRY => reason.entry_failure(),
         _ => false,
     }
 }

@@ -9,7 +9,8 @@
 //!   own emergency callback, the one reader that may interrupt, finds them whole.
 //! - A region is freed after VMCLEAR, when `cpu` is -1.
 //! - `VmxCpu::current` is the region that VMPTRLD made current last on the CPU, or null.
-//! - Where `Vmcs::known` has a slot, `Vmcs::values` holds what VMREAD would return.
+//! - Where `Vmcs::known` has a slot, `Vmcs::values` holds what VMREAD would return, unless the VMCS has
+//!   failed: then all slots are known.
 
 use super::insn;
 use crate::{
@@ -202,7 +203,7 @@ impl Vmcs {
         if !self.has_failed() && !ptr::eq(here.current.get(), self) {
             // SAFETY: An initialised region that is active on no other CPU: `clear()` saw to it.
             if unsafe { insn::vmptrld(&self.address) }.is_err() {
-                self.failed.set(true);
+                self.fail();
             } else {
                 here.current.set(self);
             }
@@ -288,19 +289,27 @@ impl Vmcs {
 
     /// Returns whether a VMX instruction on this VMCS ever failed: a bug, the VM cannot go on.
     ///
-    /// The VMCS may not be the current one then. From the first failure on fields are neither read
-    /// (they are 0) nor written, so that no other VMCS is touched in its place, and
+    /// The VMCS may not be the current one then. From the first failure on fields are neither read (they
+    /// stay as they were last known, or 0) nor written, so that no other VMCS is touched in its place, and
     /// [`enter`](super::enter::enter) refuses.
     #[inline]
     pub fn has_failed(&self) -> bool {
         self.failed.get()
     }
 
+    /// Records a failure. With all fields known, none is read any more.
+    #[cold]
+    fn fail(&self) {
+        self.failed.set(true);
+        self.known.iter().for_each(|known| known.set(!0));
+    }
+
     #[cold]
     fn note_failure(&self, encoding: Encoding) {
-        if !self.failed.replace(true) {
+        if !self.has_failed() {
             pr_warn!("access to VMCS field {:#x} failed\n", encoding.0);
         }
+        self.fail();
     }
 
     /// Reads the field of slot `slot`. Inlined: the slot is mostly a constant there.
@@ -313,9 +322,6 @@ impl Vmcs {
         let bit = 1 << (slot % 64);
         if known.get() & bit != 0 {
             return held.get();
-        }
-        if self.has_failed() {
-            return 0;
         }
         match insn::vmread(encoding.0) {
             Ok(value) => {
@@ -382,7 +388,7 @@ fn clear_on(vmcs: &Vmcs, here: &VmxCpu) {
     }
     // SAFETY: The region is active here, if anywhere.
     if unsafe { insn::vmclear(&vmcs.address) }.is_err() {
-        vmcs.failed.set(true);
+        vmcs.fail();
     }
     vmcs.unlink(here);
     vmcs.launched.set(false);

@@ -39,17 +39,8 @@ struct burrow_regs {
 	unsigned long quiet_at;
 };
 
-/**
- * struct burrow_exit - what every VM exit needs, read while still in the entry path
- * @failed: VMLAUNCH or VMRESUME ended in VMfail; nothing else here is valid
- * @reason: VM_EXIT_REASON
- * @intr_info: VM_EXIT_INTR_INFO for exception, NMI and external-interrupt exits, else 0
- */
-struct burrow_exit {
-	u32 failed;
-	u32 reason;
-	u32 intr_info;
-};
+/* In the place of an exit reason: VMLAUNCH or VMRESUME ended in VMfail. */
+#define BURROW_ENTER_FAILED	0xffffffff
 
 /**
  * struct burrow_host_state - what stays as it is over entries between which interrupts are off
@@ -68,7 +59,7 @@ struct burrow_host_state {
 void burrow_begin_visit(struct burrow_host_state *host);
 void burrow_end_visit(const struct burrow_host_state *host);
 int burrow_vmenter(struct burrow_regs *regs, unsigned long flags);
-void burrow_enter_guest(struct burrow_regs *regs, unsigned long flags, struct burrow_exit *exit);
+u64 burrow_enter_guest(struct burrow_regs *regs, unsigned long flags);
 void burrow_vmexit(void);
 #endif
 #endif
