@@ -83,6 +83,25 @@ pub fn copy_from(hva: Hva, out: &mut [u8]) -> Result {
     }
 }
 
+/// Reads `size` bytes, 4 or 8, at a multiple of that.
+///
+/// # Context
+///
+/// May sleep.
+///
+/// # Errors
+///
+/// `EFAULT` where they cannot be read.
+#[inline]
+pub fn read_word(hva: Hva, size: u32) -> Result<u64> {
+    let mut word = 0;
+    // SAFETY: `word` is writable; the C side checks the user range and faults.
+    kernel::error::to_result(unsafe {
+        bindings::burrow_read_user(hva.0 as usize, size, &mut word)
+    })?;
+    Ok(word)
+}
+
 /// Copies bytes into the current address space.
 ///
 /// # Context

@@ -66,6 +66,18 @@ int burrow_host_level(unsigned long hva)
 	return level;
 }
 
+int burrow_read_user(unsigned long hva, unsigned int size, u64 *to)
+{
+	u32 word;
+	int err;
+
+	if (size == sizeof(*to))
+		return get_user(*to, (u64 __user *)hva);
+	err = get_user(word, (u32 __user *)hva);
+	*to = word;
+	return err;
+}
+
 #define CMPXCHG_CASE(type)						\
 	case sizeof(type): {						\
 		type found = *old;					\

@@ -35,6 +35,17 @@ void burrow_put_page(struct page *page);
 int burrow_host_level(unsigned long hva);
 
 /**
+ * burrow_read_user() - read a word in the current address space
+ * @hva: its address, a multiple of the size
+ * @size: 4 or 8 bytes
+ * @to: what was read
+ *
+ * Context: may sleep.
+ * Return: 0, or -EFAULT.
+ */
+int burrow_read_user(unsigned long hva, unsigned int size, u64 *to);
+
+/**
  * burrow_cmpxchg_user() - compare and exchange in the current address space
  * @hva: the address, a multiple of @size
  * @size: 1, 2, 4 or 8 bytes

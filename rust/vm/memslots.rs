@@ -156,7 +156,6 @@ impl SlotView for SlotRef {
 /// The slots of a VM at one time, in three orders.
 #[derive(Default)]
 pub(crate) struct Table {
-    generation: u64,
     by_gfn: KVVec<SlotRef>,
     by_id: KVVec<SlotRef>,
     /// By the address of the first page; several slots may share memory of the VMM.
@@ -178,12 +177,6 @@ pub(crate) enum Edit {
 }
 
 impl Table {
-    /// Returns a number that differs for each table that the VM ever had.
-    #[inline]
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation
-    }
-
     /// Returns the slot that holds `gfn`. `O(log n)`.
     #[inline]
     pub(crate) fn by_gfn(&self, gfn: Gfn) -> Option<&SlotRef> {
@@ -467,7 +460,6 @@ impl Locked<'_> {
             Some(spare) => spare,
             None => self.read().copy()?,
         };
-        next.generation = self.read().generation.wrapping_add(1);
         next.apply(edit)?;
         let mut old = self.slots.table.replace(next);
         if old.apply(edit).is_ok() {

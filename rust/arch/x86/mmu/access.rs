@@ -23,35 +23,18 @@ use burrow_core::{
         GuestMem, //
     },
 };
-use burrow_sys::guest_mem::{
-    self,
-    PinnedPage, //
+use burrow_sys::{
+    guest_mem::{
+        self,
+        PinnedPage, //
+    },
+    rcu_ptr::SrcuRef, //
 };
 use core::convert::Infallible;
 use kernel::{
     prelude::*,
     sync::atomic::Acquire, //
 };
-
-/// The slot that an access found, for the next one.
-///
-/// For accesses that mostly go to the same place: one per vCPU and purpose.
-#[derive(Default)]
-pub(crate) struct SlotCache(Option<(u64, SlotRef)>);
-
-impl SlotCache {
-    /// Returns the slot that holds `gfn`.
-    fn find(&mut self, table: &Table, gfn: Gfn) -> Option<SlotRef> {
-        if let Some((generation, slot)) = &self.0 {
-            if *generation == table.generation() && memslot::hva_of(slot, gfn).is_some() {
-                return Some(slot.clone());
-            }
-        }
-        let slot = table.by_gfn(gfn)?.clone();
-        self.0 = Some((table.generation(), slot.clone()));
-        Some(slot)
-    }
-}
 
 /// A run of guest memory that one run of the VMM's memory backs.
 struct Piece {
@@ -108,29 +91,11 @@ impl GuestMemory {
     /// # Errors
     ///
     /// `EFAULT` where a part has no slot, or the VMM no memory; `out` may have been filled in part.
-    pub(crate) fn read(&self, gpa: Gpa, out: &mut [u8]) -> Result {
-        self.read_cached(&mut SlotCache::default(), gpa, out)
-    }
-
-    /// The same as [`read`](Self::read), with the slot from `cache` where it fits.
-    ///
-    /// # Context
-    ///
-    /// As [`read`](Self::read).
-    ///
-    /// # Errors
-    ///
-    /// As [`read`](Self::read).
-    pub(crate) fn read_cached(
-        &self,
-        cache: &mut SlotCache,
-        mut gpa: Gpa,
-        mut out: &mut [u8],
-    ) -> Result {
+    pub(crate) fn read(&self, mut gpa: Gpa, mut out: &mut [u8]) -> Result {
         let table = self.shared.slots.read();
         while !out.is_empty() {
-            let slot = cache.find(&table, gpa.gfn()).ok_or(EFAULT)?;
-            let piece = piece(&slot, gpa, out.len())?;
+            let slot = table.by_gfn(gpa.gfn()).ok_or(EFAULT)?;
+            let piece = piece(slot, gpa, out.len())?;
             let (now, later) = out.split_at_mut(piece.len);
             guest_mem::copy_from(piece.hva, now)?;
             gpa = gpa.wrapping_add(now.len() as u64);
@@ -149,36 +114,18 @@ impl GuestMemory {
     ///
     /// `EFAULT` where a part has no slot or a read-only one, or the VMM no memory; a part may have
     /// been written.
-    pub(crate) fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result {
-        self.write_cached(&mut SlotCache::default(), gpa, bytes)
-    }
-
-    /// The same as [`write`](Self::write), with the slot from `cache` where it fits.
-    ///
-    /// # Context
-    ///
-    /// As [`write`](Self::write).
-    ///
-    /// # Errors
-    ///
-    /// As [`write`](Self::write).
-    pub(crate) fn write_cached(
-        &self,
-        cache: &mut SlotCache,
-        mut gpa: Gpa,
-        mut bytes: &[u8],
-    ) -> Result {
+    pub(crate) fn write(&self, mut gpa: Gpa, mut bytes: &[u8]) -> Result {
         let table = self.shared.slots.read();
         while !bytes.is_empty() {
-            let slot = cache.find(&table, gpa.gfn()).ok_or(EFAULT)?;
+            let slot = table.by_gfn(gpa.gfn()).ok_or(EFAULT)?;
             if slot.flags().readonly() {
                 return Err(EFAULT);
             }
-            let piece = piece(&slot, gpa, bytes.len())?;
+            let piece = piece(slot, gpa, bytes.len())?;
             let (now, later) = bytes.split_at(piece.len);
             let copied = guest_mem::copy_to(piece.hva, now);
             // After the copy: who clears the log in between reads the new bytes, or is told again.
-            mark_dirty(&slot, gpa, now.len());
+            mark_dirty(slot, gpa, now.len());
             copied?;
             gpa = gpa.wrapping_add(now.len() as u64);
             bytes = later;
@@ -254,18 +201,57 @@ impl GuestMemory {
     pub(crate) fn entries(&self) -> GuestEntries<'_> {
         GuestEntries {
             memory: self,
-            cache: SlotCache::default(),
+            table: self.shared.slots.read(),
+            window: Window::default(),
         }
+    }
+}
+
+/// The memory of a slot: guest-physical addresses from `start` on, backed from `hva` on.
+#[derive(Clone, Copy, Default)]
+struct Window {
+    start: u64,
+    len: u64,
+    hva: u64,
+}
+
+impl Window {
+    /// Returns the window that holds `gpa`, if memory is there.
+    fn around(table: &Table, gpa: Gpa) -> Option<Self> {
+        let slot = table.by_gfn(gpa.gfn())?;
+        if slot.is_going() {
+            return None;
+        }
+        Some(Self {
+            start: slot.base_gfn().gpa().0,
+            len: slot.npages().wrapping_mul(PAGE_SIZE),
+            hva: slot.hva().0,
+        })
     }
 }
 
 /// Paging structures of the guest, at guest-physical addresses.
 pub(crate) struct GuestEntries<'a> {
     memory: &'a GuestMemory,
-    cache: SlotCache,
+    table: SrcuRef<'a, Table>,
+    /// Where the last entry was.
+    window: Window,
 }
 
-fn size_of(width: EntryWidth) -> usize {
+impl GuestEntries<'_> {
+    /// Reads an entry; `None` where there is no memory.
+    #[inline]
+    fn read(&mut self, address: Gpa, size: u32) -> Option<u64> {
+        if address.0.wrapping_sub(self.window.start) >= self.window.len {
+            self.window = Window::around(&self.table, address)?;
+        }
+        // An entry lies at a multiple of its size, so it does not reach beyond the window.
+        let offset = address.0.wrapping_sub(self.window.start);
+        guest_mem::read_word(Hva(self.window.hva.wrapping_add(offset)), size).ok()
+    }
+}
+
+fn size_of(width: EntryWidth) -> u32 {
     match width {
         EntryWidth::Four => 4,
         EntryWidth::Eight => 8,
@@ -275,17 +261,14 @@ fn size_of(width: EntryWidth) -> usize {
 impl GuestMem for GuestEntries<'_> {
     type Error = Infallible;
 
+    #[inline]
     fn read_entry(&mut self, address: Gpa, width: EntryWidth) -> Result<u64, Infallible> {
-        let mut bytes = [0; 8];
-        let (low, _) = bytes.split_at_mut(size_of(width));
-        if self
-            .memory
-            .read_cached(&mut self.cache, address, low)
-            .is_err()
-        {
-            low.fill(0xff);
-        }
-        Ok(u64::from_le_bytes(bytes))
+        let entry = self.read(address, size_of(width));
+        // Where nothing is, a bus reads as ones.
+        Ok(entry.unwrap_or(match width {
+            EntryWidth::Four => u64::from(u32::MAX),
+            EntryWidth::Eight => u64::MAX,
+        }))
     }
 
     fn cmpxchg_entry(
@@ -295,11 +278,12 @@ impl GuestMem for GuestEntries<'_> {
         old: u64,
         new: u64,
     ) -> Result<bool, Infallible> {
-        let size = size_of(width) as u32;
-        Ok(match self.memory.cmpxchg(address, size, old, new) {
-            Ok(exchanged) => exchanged.is_ok(),
-            // Nothing there can be written: a bus would take the write and lose it.
-            Err(_) => true,
-        })
+        Ok(
+            match self.memory.cmpxchg(address, size_of(width), old, new) {
+                Ok(exchanged) => exchanged.is_ok(),
+                // Nothing there can be written: a bus would take the write and lose it.
+                Err(_) => true,
+            },
+        )
     }
 }
