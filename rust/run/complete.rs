@@ -46,7 +46,7 @@ pub(super) fn complete(cpu: &mut Cpu<'_>) -> Result<Option<UserExit>> {
                 cpu.take_emulated_read(data);
             }
             cpu.arch.extended.fpu.load();
-            let handled = cpu.emulate_current();
+            let handled = cpu.emulate_again();
             cpu.arch.extended.fpu.put();
             handled
         }

@@ -60,6 +60,16 @@ impl Cpu<'_> {
         is_done
     }
 
+    /// Lets an ioeventfd of length 0 at `gpa` take a write that was not decoded; returns whether there is
+    /// one.
+    pub(crate) fn signal_fast_mmio(&mut self, gpa: Gpa) -> bool {
+        let is_done = self.ask_bus(BusKind::Mmio, gpa.into(), &mut [], Direction::Write);
+        if is_done {
+            trace::kvm_fast_mmio(gpa.0);
+        }
+        is_done
+    }
+
     /// Traces that userspace has answered a read.
     pub(crate) fn note_device_read(&self, address: u64, is_port: bool, data: Option<&[u8]>) {
         let data = data.unwrap_or_default();

@@ -35,8 +35,10 @@ use burrow_core::{
         emulate::{
             self,
             Access,
+            CodeSize,
             Done,
             EmulOps,
+            Insn,
             InsnBytes,
             SegReg,
             SegmentRights,
@@ -141,6 +143,39 @@ pub(crate) struct Replay {
     host_error: Option<Error>,
     /// The fault in L1's EPT that stopped it.
     ept_fault: Option<EptFault>,
+    /// What the exit says of the access that caused it.
+    known: Option<KnownAccess>,
+}
+
+/// An access of the current instruction that the processor itself translated before it exited: one by the
+/// code that runs, to a linear address.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KnownAccess {
+    /// The linear address.
+    pub(crate) gva: Gva,
+    /// The guest-physical address.
+    pub(crate) gpa: Gpa,
+    /// It was a write, and not a read.
+    pub(crate) is_write: bool,
+    /// No memory is there.
+    pub(crate) is_device: bool,
+}
+
+impl KnownAccess {
+    /// Returns the guest-physical address of `len` bytes at `gva`, if they are in the page that is known
+    /// and `kind` of access is allowed as the known one was.
+    #[inline]
+    fn translate(&self, gva: Gva, len: usize, kind: Kind) -> Option<Gpa> {
+        let is_allowed = match kind {
+            Kind::Read => true,
+            Kind::Write => self.is_write,
+            Kind::Fetch => false,
+        };
+        let is_inside = gva.page_offset().saturating_add(len as u64) <= PAGE_SIZE;
+        let page = gva.page_base() == self.gva.page_base();
+        (is_allowed && is_inside && page)
+            .then(|| self.gpa.page_base().wrapping_add(gva.page_offset()))
+    }
 }
 
 impl Replay {
@@ -214,6 +249,8 @@ struct Piece {
     gpa: Gpa,
     offset: usize,
     len: usize,
+    /// It is known that no memory is there.
+    is_device: bool,
 }
 
 struct Ops<'a, 'b> {
@@ -222,6 +259,26 @@ struct Ops<'a, 'b> {
 }
 
 impl Ops<'_, '_> {
+    /// Executes an instruction; an ioeventfd of length 0 takes a write without looking at what it is.
+    fn execute(&mut self, insn: &Insn) -> Result<Done, Stop> {
+        if let Some(known) = self
+            .cpu
+            .arch
+            .replay
+            .known
+            .filter(|k| k.is_write && k.is_device)
+        {
+            if self.cpu.signal_fast_mmio(known.gpa) {
+                let next = self.cpu.rip().wrapping_add(insn.len.into());
+                let is_long = insn.code_size == CodeSize::Bits64;
+                self.cpu
+                    .set_rip(if is_long { next } else { next & 0xffff_ffff });
+                return Ok(Done::Retired(Shadow::None));
+            }
+        }
+        emulate::emulate(insn, self)
+    }
+
     fn linear(&mut self, error: LinearError) -> Stop {
         match error {
             LinearError::Fault(exception) => Stop::Fault(exception),
@@ -254,6 +311,18 @@ impl Ops<'_, '_> {
         kind: Kind,
         privilege: Privilege,
     ) -> Result<[Option<Piece>; 2], Stop> {
+        if let (Some(known), true) = (self.cpu.arch.replay.known, privilege != Privilege::Implicit)
+        {
+            if let Some(gpa) = known.translate(address, len, kind) {
+                let piece = Piece {
+                    gpa,
+                    offset: 0,
+                    len,
+                    is_device: known.is_device,
+                };
+                return Ok([Some(piece), None]);
+            }
+        }
         // CAST: an offset in a page.
         let first = (PAGE_SIZE - address.page_offset()) as usize;
         let first = first.min(len);
@@ -268,13 +337,18 @@ impl Ops<'_, '_> {
             }
             let translated = self.cpu.translate(gva, kind, privilege);
             let gpa = translated.map_err(|error| self.linear(error))?.gpa;
-            *piece = Some(Piece { gpa, offset, len });
+            *piece = Some(Piece {
+                gpa,
+                offset,
+                len,
+                is_device: false,
+            });
         }
         Ok(pieces)
     }
 
     fn read_piece(&mut self, piece: &Piece, bytes: &mut [u8]) -> Result<(), Stop> {
-        if self.cpu.is_memory(piece.gpa) {
+        if !piece.is_device && self.cpu.is_memory(piece.gpa) {
             return self
                 .cpu
                 .vcpu
@@ -324,7 +398,7 @@ impl Ops<'_, '_> {
     }
 
     fn write_piece(&mut self, piece: &Piece, bytes: &[u8]) -> Result<(), Stop> {
-        if self.cpu.is_writable_memory(piece.gpa) {
+        if !piece.is_device && self.cpu.is_writable_memory(piece.gpa) {
             return self
                 .cpu
                 .vcpu
@@ -415,6 +489,11 @@ impl EmulOps for Ops<'_, '_> {
             limit: segment.limit,
             rights: SegmentRights(segment.rights.0),
         }
+    }
+
+    #[inline]
+    fn code_rights(&self) -> SegmentRights {
+        SegmentRights(self.cpu.segment_rights(GUEST_CS_AR_BYTES).0)
     }
 
     fn set_segment(&mut self, register: SegReg, value: SegmentView) {
@@ -588,17 +667,28 @@ impl EmulOps for Ops<'_, '_> {
 }
 
 impl Cpu<'_> {
-    /// Emulates the instruction at CS:RIP.
-    pub(crate) fn emulate_current(&mut self) -> Handled {
+    /// Emulates the instruction at CS:RIP. `known`: the access that it exited for.
+    pub(crate) fn emulate_current(&mut self, known: Option<KnownAccess>) -> Handled {
+        self.arch.replay.known = known;
+        self.emulate_again()
+    }
+
+    /// Emulates the instruction at CS:RIP, which has begun already.
+    pub(crate) fn emulate_again(&mut self) -> Handled {
         self.vcpu.stats.inc(VcpuStat::InsnEmulation);
         self.arch.replay.begin();
         let mut bytes = InsnBytes::default();
+        // Emulation does not nest.
+        let Some(mut decoded) = self.arch.decoded.take() else {
+            return Err(outcome::Stop::Bug(Bug("emulation within emulation")));
+        };
         let mut ops = Ops {
             cpu: self,
             is_halted: false,
         };
         let result =
-            emulate::fetch(&mut ops, &mut bytes).and_then(|insn| emulate::emulate(&insn, &mut ops));
+            emulate::fetch(&mut ops, &mut bytes, &mut decoded).and_then(|insn| ops.execute(insn));
+        self.arch.decoded = Some(decoded);
         match result {
             Ok(done) => self.emulated(done),
             Err(Stop::Fault(exception)) => {
@@ -770,11 +860,5 @@ impl Cpu<'_> {
     /// Returns whether memory that can be written backs `gpa`.
     fn is_writable_memory(&self, gpa: Gpa) -> bool {
         self.vcpu.vm.memory.is_writable(gpa)
-    }
-
-    /// Lets an ioeventfd of length 0 take a write without looking at the instruction.
-    pub(crate) fn fast_zero_length_write(&mut self, gpa: Gpa) -> bool {
-        let _ = gpa;
-        false
     }
 }

@@ -28,6 +28,7 @@ use burrow_core::{
     addr::Gpa,
     vpid,
     x86::{
+        emulate::Decoded,
         eptcache::EptCaches,
         event::queue::EventQueue,
         msr::{
@@ -176,6 +177,8 @@ pub(crate) struct VcpuArch {
     pub(crate) completion_rip: u64,
     /// What the emulator has done so far of an instruction that waits for userspace.
     pub(crate) replay: KBox<Replay>,
+    /// Instructions that the emulator has decoded; away while it works.
+    pub(crate) decoded: Option<KBox<Decoded>>,
     /// The local APIC, if the kernel has it.
     pub(crate) lapic: Option<KBox<Lapic>>,
     /// The vector of the last start-up IPI.
@@ -253,6 +256,7 @@ impl VcpuArch {
             completion: None,
             completion_rip: 0,
             replay: KBox::new(Replay::default(), GFP_KERNEL_ACCOUNT)?,
+            decoded: Some(KBox::new(Decoded::new(), GFP_KERNEL_ACCOUNT)?),
             lapic: Lapic::new(options, setup, shared)?,
             sipi_vector: 0,
             paravirt: PvMsrs::default(),

@@ -4,6 +4,7 @@
 
 use crate::arch::x86::{
     cpu::Cpu,
+    emulate::KnownAccess,
     mmu::Fault,
     outcome::{
         Handled,
@@ -12,7 +13,10 @@ use crate::arch::x86::{
     },
 };
 use burrow_core::{
-    addr::Gpa,
+    addr::{
+        Gpa,
+        Gva, //
+    },
     outcome::Bug,
     x86::{
         event::{
@@ -46,7 +50,10 @@ pub(super) fn violation(cpu: &mut Cpu<'_>) -> Handled {
     match fault {
         // A signal is seen by the run loop.
         Fault::Mapped | Fault::Spurious | Fault::Retry | Fault::Interrupted => Ok(Outcome::Resume),
-        Fault::Mmio | Fault::ReadonlyWrite => cpu.emulate_mmio(gpa),
+        Fault::Mmio | Fault::ReadonlyWrite => {
+            let known = known_access(cpu, qualification, gpa, fault == Fault::Mmio);
+            cpu.emulate_mmio(gpa, known)
+        }
         Fault::HvaError(error) => Err(Stop::Fail(error)),
     }
 }
@@ -71,17 +78,34 @@ fn keep_nmi_blocking(cpu: &mut Cpu<'_>, qualification: EptViolation) {
     }
 }
 
+/// Returns the access that the processor translated before it exited, if it was to a linear address and
+/// not part of a page walk. A program's may have been one by the processor for it, which is allowed more.
+fn known_access(
+    cpu: &Cpu<'_>,
+    qualification: EptViolation,
+    gpa: Gpa,
+    is_device: bool,
+) -> Option<KnownAccess> {
+    let is_data = qualification.read() != qualification.write() && !qualification.fetch();
+    if !(qualification.linear_valid() && qualification.is_final() && is_data) || cpu.cpl() == 3 {
+        return None;
+    }
+    Some(KnownAccess {
+        gva: Gva(cpu.vmcs().get(GUEST_LINEAR_ADDRESS)),
+        gpa,
+        is_write: qualification.write(),
+        is_device,
+    })
+}
+
 impl Cpu<'_> {
     /// Handles an access to memory that no slot backs, at `gpa` of L1: a device.
-    pub(crate) fn emulate_mmio(&mut self, gpa: Gpa) -> Handled {
+    pub(crate) fn emulate_mmio(&mut self, gpa: Gpa, known: Option<KnownAccess>) -> Handled {
         let vectoring = EventInfo(self.vmcs().get(IDT_VECTORING_INFO_FIELD));
         if vectoring.valid() {
             return Ok(Outcome::ToUser(super::event::delivery_failed(self, gpa)));
         }
-        if self.fast_zero_length_write(gpa) {
-            return Ok(Outcome::Skip);
-        }
-        self.emulate_current()
+        self.emulate_current(known)
     }
 }
 

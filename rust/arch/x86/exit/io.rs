@@ -22,7 +22,7 @@ const PORT_7E: u16 = 0x7e;
 pub(super) fn access(cpu: &mut Cpu<'_>) -> Handled {
     let access = IoAccess(cpu.qualification());
     if access.is_string() {
-        return cpu.emulate_current();
+        return cpu.emulate_current(None);
     }
     let (port, size) = (access.port(), access.size_bytes());
     if access.is_in() {

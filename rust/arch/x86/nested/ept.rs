@@ -103,7 +103,7 @@ impl Cpu<'_> {
             Fault::Mapped | Fault::Spurious | Fault::Retry | Fault::Interrupted => {
                 Ok(Outcome::Resume)
             }
-            Fault::Mmio | Fault::ReadonlyWrite => self.emulate_mmio(mapping.gpa),
+            Fault::Mmio | Fault::ReadonlyWrite => self.emulate_mmio(mapping.gpa, None),
             Fault::HvaError(error) => Err(Stop::Fail(error)),
         }
     }

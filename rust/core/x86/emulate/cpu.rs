@@ -155,16 +155,19 @@ impl<'a, O: EmulOps> Cpu<'a, O> {
 
     /// Applies the staged changes without leaving the instruction.
     pub(super) fn commit(&mut self) {
-        let staged = core::mem::take(&mut self.staged);
-        for (index, value) in (0_u8..).zip(staged.gprs) {
-            if staged.dirty & 1_u16.wrapping_shl(index.into()) != 0 {
-                self.ops.set_gpr(index, value);
+        let mut dirty = core::mem::take(&mut self.staged.dirty);
+        while let Some(index) = dirty.checked_ilog2() {
+            dirty &= !1_u16.wrapping_shl(index);
+            if let Some(value) = self.staged.gprs.get(index as usize) {
+                // CAST: below 16.
+                self.ops.set_gpr(index as u8, *value);
             }
         }
-        if let Some(rflags) = staged.rflags {
+        self.staged.rip = None;
+        if let Some(rflags) = self.staged.rflags.take() {
             self.ops.set_rflags(rflags);
         }
-        if let Some((register, value)) = staged.segment {
+        if let Some((register, value)) = self.staged.segment.take() {
             self.ops.set_segment(register, value);
         }
         self.ops.committed();

@@ -44,6 +44,7 @@ pub use decode::decode;
 pub use fetch::{
     code_size,
     fetch,
+    Decoded,
     InsnBytes, //
 };
 pub use insn::*;

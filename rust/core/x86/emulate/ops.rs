@@ -166,6 +166,10 @@ pub trait EmulOps {
     fn set_rflags(&mut self, value: u64);
     /// Returns a segment register.
     fn segment(&self, register: SegReg) -> SegmentView;
+    /// Returns the access rights of CS.
+    fn code_rights(&self) -> SegmentRights {
+        self.segment(SegReg::Cs).rights
+    }
     /// Sets a segment register.
     fn set_segment(&mut self, register: SegReg, value: SegmentView);
     /// Returns GDTR.

@@ -198,9 +198,10 @@ impl Machine {
     /// Fetches and emulates once.
     pub(super) fn step(&mut self) -> Result<Done, Stop> {
         self.committed = self.registers();
-        let insn = fetch(self, &mut InsnBytes::default())?;
+        let mut decoded = Decoded::new();
+        let insn = fetch(self, &mut InsnBytes::default(), &mut decoded)?;
         self.cursor = 0;
-        emulate(&insn, self)
+        emulate(insn, self)
     }
 
     /// Returns the state without memory and devices.

@@ -177,12 +177,36 @@ fn fetch_touches_the_second_page_only_if_needed() {
     let mut m = Machine::long(&[]);
     m.state.rip = 0x1ffe;
     m.poke(0x1ffe, &[0x0f, 0x0b]);
-    let mut bytes = InsnBytes::default();
-    assert!(fetch(&mut m, &mut bytes).is_ok());
+    let (mut bytes, mut decoded) = (InsnBytes::default(), Decoded::new());
+    assert!(fetch(&mut m, &mut bytes, &mut decoded).is_ok());
     assert_eq!(bytes.as_slice(), [0x0f, 0x0b]);
     m.poke(0x1ffe, &[0x89, 0x05, 1, 2, 3, 4]);
-    let insn = fetch(&mut m, &mut bytes).expect("an instruction");
+    let insn = fetch(&mut m, &mut bytes, &mut decoded).expect("an instruction");
     assert_eq!((insn.len, bytes.as_slice().len()), (6, 15));
+}
+
+#[test]
+fn an_instruction_is_found_again_by_its_bytes_and_code_size_alone() {
+    let mut m = Machine::long(&[0xb8, 1, 2, 3, 4, 0x90]);
+    let (mut bytes, mut decoded) = (InsnBytes::default(), Decoded::new());
+    let mut length = |m: &mut Machine| {
+        let insn = fetch(m, &mut bytes, &mut decoded).expect("an instruction");
+        (insn.len, insn.operand(1))
+    };
+    let imm = Operand::Imm;
+    assert_eq!(length(&mut m), (5, imm(0x0403_0201)));
+    assert_eq!(length(&mut m), (5, imm(0x0403_0201)), "the same again");
+    m.poke(0x1005, &[0xcc]);
+    assert_eq!(
+        length(&mut m),
+        (5, imm(0x0403_0201)),
+        "what follows does not count"
+    );
+    m.poke(0x1004, &[5]);
+    assert_eq!(length(&mut m), (5, imm(0x0503_0201)), "other bytes");
+    let rights = &mut m.state.segments[SegReg::Cs as usize].rights;
+    *rights = rights.with_long(false).with_big(false);
+    assert_eq!(length(&mut m), (3, imm(0x0201)), "16-bit code");
 }
 
 #[test]
