@@ -474,4 +474,101 @@ mod tests {
             assert_eq!(request.delivery(), Delivery::WaitUntilOut);
         }
     }
+
+    /// One vCPU and one sender, each of whose steps is a full barrier.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    struct Model {
+        mode: Mode,
+        request: bool,
+        /// The interrupt is on its way to the vCPU's CPU.
+        ipi: bool,
+        /// The vCPU's thread is not to run until it is woken.
+        sleeps: bool,
+        vcpu: u8,
+        sender: u8,
+        /// What the sender saw.
+        seen: Mode,
+    }
+
+    /// When the vCPU looks at its requests, beside announcing its mode.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Look {
+        After,
+        Before,
+    }
+
+    /// The vCPU's next step, on its way into `target`; `None` where it can do nothing.
+    fn vcpu_step(m: Model, target: Mode, look: Look) -> Option<Model> {
+        let announced = Model {
+            mode: target,
+            sleeps: target == Mode::Blocked,
+            vcpu: m.vcpu + 1,
+            ..m
+        };
+        let looked = Model {
+            vcpu: if m.request { 9 } else { m.vcpu + 1 },
+            ..m
+        };
+        match (m.vcpu, look) {
+            (0, Look::After) | (1, Look::Before) => Some(announced),
+            (1, Look::After) | (0, Look::Before) => Some(looked),
+            // In the guest or asleep: until an interrupt, or until it is woken.
+            (2, _) if m.ipi || target == Mode::Blocked && !m.sleeps => Some(Model {
+                vcpu: 9,
+                ipi: false,
+                ..m
+            }),
+            _ => None,
+        }
+    }
+
+    fn sender_step(m: Model) -> Option<Model> {
+        let m = Model {
+            sender: m.sender + 1,
+            ..m
+        };
+        match m.sender {
+            1 => Some(Model { request: true, ..m }),
+            2 => Some(Model { seen: m.mode, ..m }),
+            3 => Some(match Request::Nmi.action(m.seen) {
+                Action::None => m,
+                Action::Wake => Model { sleeps: false, ..m },
+                Action::Interrupt | Action::InterruptAndWait => Model {
+                    ipi: true,
+                    mode: Mode::Exiting,
+                    ..m
+                },
+            }),
+            _ => None,
+        }
+    }
+
+    /// Returns whether some order of the steps ends with the request made and the vCPU unaware.
+    fn can_miss(m: Model, target: Mode, look: Look) -> bool {
+        let next = [vcpu_step(m, target, look), sender_step(m)];
+        if next == [None, None] {
+            return m.vcpu != 9;
+        }
+        next.into_iter()
+            .flatten()
+            .any(|m| can_miss(m, target, look))
+    }
+
+    #[test]
+    fn no_order_of_steps_lets_a_vcpu_miss_a_request() {
+        let start = Model {
+            mode: Mode::Outside,
+            request: false,
+            ipi: false,
+            sleeps: false,
+            vcpu: 0,
+            sender: 0,
+            seen: Mode::Outside,
+        };
+        for target in [Mode::InGuest, Mode::Blocked] {
+            assert!(!can_miss(start, target, Look::After), "{target:?}");
+            // It would, if it looked first.
+            assert!(can_miss(start, target, Look::Before), "{target:?}");
+        }
+    }
 }
