@@ -83,6 +83,9 @@ pub fn page() -> u64 {
 
 /// Gives all pages back that [`page`] gave since there were `mark` of them.
 pub fn release_pages(mark: usize) {
+    // The window's tables are such pages.
+    poke(cr3() + 8, 0);
+    set_cr3(cr3());
     for index in mark..PAGES_USED.get() {
         fill(PAGES.address() + 4096 * index as u64, 0);
     }
@@ -111,6 +114,12 @@ pub fn window() -> u64 {
 pub fn peek(address: u64) -> u64 {
     // SAFETY: The caller names memory of its own; all of it is mapped.
     unsafe { (address as *const u64).read_unaligned() }
+}
+
+/// Reads 32 bits of memory.
+pub fn peek32(address: u64) -> u32 {
+    // SAFETY: As above.
+    unsafe { (address as *const u32).read_unaligned() }
 }
 
 /// Writes memory.

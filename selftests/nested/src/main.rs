@@ -24,10 +24,12 @@ mod cpu;
 mod vmx;
 
 mod checks;
+mod ept;
 mod events;
 mod exits;
 mod fields;
 mod instructions;
+mod lists;
 mod random;
 
 use core::panic::PanicInfo;
@@ -68,7 +70,15 @@ const GROUPS: &[Group] = &[
     ("mtf", events::monitor_trap),
     ("debug", events::debug_exceptions),
     ("task", events::task_switches),
+    ("ept", ept::permissions),
+    ("walk", ept::walks),
+    ("lists", lists::msr_lists),
+    ("pat", lists::pat_and_efer),
+    ("tsc", lists::tsc),
+    ("apic", lists::apic),
+    ("timer", lists::timer),
     ("random", random::blocks),
+    ("sleep", lists::sleep),
 ];
 
 /// Whether the command line asks for `group`: it names it, or names none.

@@ -534,6 +534,10 @@ impl fmt::Display for Exit {
         let information = rd(f::VMX_INSTRUCTION_INFO);
         let has_register = matches!(self.reason, 23 | 25 | 47) && information & 1 << 10 != 0;
         let qualification = if has_register { 0 } else { self.qualification };
+        // Where an EPT has accessed and dirty flags, a walk of the guest's tables
+        // reads and writes (SDM 30.3.3.2); Bochs reports the write alone.
+        let is_walk = self.reason == 48 && qualification & 0x182 == 0x82;
+        let qualification = qualification | u64::from(is_walk);
         write!(out, "exit {} qualification {qualification:x}", self.reason)?;
         let event = rd(f::VM_EXIT_INTR_INFO) as u32;
         if matches!(self.reason, 0 | 1) {
