@@ -64,14 +64,8 @@ impl Cpu<'_> {
     /// Returns the exit information that the processor gave for the exit from L2 that it made.
     pub(super) fn hardware_exit(&self, word: ExitReasonWord) -> ExitInfo {
         let vmcs = self.vmcs();
-        let has_linear = matches!(
-            ExitReason::try_from(word),
-            Ok(ExitReason::EptViolation
-                | ExitReason::IoInstruction
-                | ExitReason::ApicAccess
-                | ExitReason::PmlFull
-                | ExitReason::Invlpg)
-        );
+        let qualification = self.qualification();
+        let has_linear = sync::has_linear_address(word, qualification);
         let is_exception = word.number() == ExitReason::ExceptionNmi as u16;
         let (intr_info, intr_error_code) = if is_exception {
             (
@@ -83,7 +77,7 @@ impl Cpu<'_> {
         };
         ExitInfo {
             reason: word,
-            qualification: self.qualification(),
+            qualification,
             intr_info,
             intr_error_code,
             instruction_len: vmcs.get(VM_EXIT_INSTRUCTION_LEN),

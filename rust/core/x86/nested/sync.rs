@@ -14,7 +14,12 @@ use super::super::vmx::ctls::{
     Interruptibility,
     PinCtls, //
 };
-use super::super::vmx::exit::ExitReasonWord;
+use super::super::vmx::exit::{
+    CrAccess,
+    CrAccessType,
+    ExitReason,
+    ExitReasonWord, //
+};
 use super::super::vmx::field::*;
 use super::merge::{
     proc2_12,
@@ -178,6 +183,8 @@ pub struct ExitInfo {
 
 const VALID: u32 = 1 << 31;
 const HAS_ERROR_CODE: u32 = 1 << 11;
+const TYPE_MASK: u32 = 7 << 8;
+const TYPE_NMI: u32 = 2 << 8;
 
 /// Records a VM exit in vmcs12; for a failed VM entry, reason and qualification alone. SDM 3C
 /// "Recording VM-Exit Information and Updating VM-entry Control Fields", 28.2; "VM-Entry Failures
@@ -205,9 +212,35 @@ pub fn record_exit(v: &mut Vmcs12, info: &ExitInfo) {
     if let Some(address) = info.physical_address {
         v.put_synced(GUEST_PHYSICAL_ADDRESS, address);
     }
+    if info.idt_vectoring & (VALID | TYPE_MASK) == VALID | TYPE_NMI {
+        // Its delivery has begun, and that blocks further ones; vmcs02 has it unblocked, to inject it.
+        let state = Interruptibility(v.read(GUEST_INTERRUPTIBILITY_INFO)).with_nmi(true);
+        v.put_synced(GUEST_INTERRUPTIBILITY_INFO, state.0);
+        v.mark_dirty(Groups::RUN);
+    }
     // The event has been injected.
     let event = v.read(VM_ENTRY_INTR_INFO_FIELD) & !VALID;
     v.put_synced(VM_ENTRY_INTR_INFO_FIELD, event);
+}
+
+/// Returns whether an exit of L2 defines the guest-linear address: those of L2's that have one and
+/// those that find it anyway. SDM 3C "Information for VM Exits That Occur During Event Delivery" and
+/// "Basic VM-Exit Information", 28.2.1: of control-register accesses, LMSW with a memory operand.
+pub fn has_linear_address(word: ExitReasonWord, qualification: u64) -> bool {
+    match ExitReason::try_from(word) {
+        Ok(
+            ExitReason::EptViolation
+            | ExitReason::IoInstruction
+            | ExitReason::ApicAccess
+            | ExitReason::PmlFull
+            | ExitReason::Invlpg,
+        ) => true,
+        Ok(ExitReason::CrAccess) => {
+            let access = CrAccess(qualification);
+            access.access() == CrAccessType::Lmsw && access.lmsw_memory()
+        }
+        _ => false,
+    }
 }
 
 /// Control registers and MSRs of L1 after a VM exit, which are more than a VMCS field to L0.

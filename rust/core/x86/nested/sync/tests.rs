@@ -256,6 +256,41 @@ fn exit_records_all_and_consumes_the_injected_event() {
 }
 
 #[test]
+fn exit_from_the_delivery_of_an_nmi_leaves_nmis_blocked_and_due_in_vmcs02() {
+    for (vectoring, blocked) in [
+        (0x8000_0202, true),
+        (0x0000_0202, false),
+        (0x8000_0302, false),
+    ] {
+        let (mut v, _) = entered();
+        let info = ExitInfo {
+            idt_vectoring: vectoring,
+            ..info()
+        };
+        record_exit(&mut v, &info);
+        let state = Interruptibility(v.read(GUEST_INTERRUPTIBILITY_INFO));
+        assert_eq!(state.nmi(), blocked, "{vectoring:#x}");
+        assert_eq!(v.dirty().intersects(Groups::RUN), blocked, "{vectoring:#x}");
+    }
+}
+
+#[test]
+fn lmsw_has_a_linear_address_with_a_memory_operand_only() {
+    let word = ExitReasonWord::exit(ExitReason::CrAccess);
+    assert!(has_linear_address(word, 3 << 4 | 1 << 6));
+    assert!(!has_linear_address(word, 3 << 4));
+    assert!(!has_linear_address(word, 1 << 6), "MOV to CR0");
+    assert!(has_linear_address(
+        ExitReasonWord::exit(ExitReason::EptViolation),
+        0
+    ));
+    assert!(!has_linear_address(
+        ExitReasonWord::exit(ExitReason::Cpuid),
+        0
+    ));
+}
+
+#[test]
 fn failed_entry_records_reason_and_qualification_only() {
     let (mut v, _) = entered();
     v.put_synced(VM_ENTRY_INTR_INFO_FIELD, 0x8000_0020);
