@@ -13,6 +13,7 @@ use crate::arch::x86::{
 };
 use burrow_core::x86::{
     event::{
+        self,
         queue::{
             Blocking,
             Completion,
@@ -28,7 +29,10 @@ use burrow_core::x86::{
         Dr6,
         Dr7, //
     },
-    vmx::field::*, //
+    vmx::{
+        exit::EptViolation,
+        field::*, //
+    },
 };
 
 impl Cpu<'_> {
@@ -199,5 +203,17 @@ impl Cpu<'_> {
             self.set_interruptibility(state.with_nmi(false));
         }
         Ok(())
+    }
+
+    /// Blocks NMIs again where an IRET has unblocked them and then met an EPT violation or a full log,
+    /// whose exit qualification is `hw`, and which we handle: it is executed again.
+    ///
+    /// The bit is the same in both qualifications. SDM 3C "Exit Qualification", 29.2.1
+    pub(crate) fn block_nmis_until_iret_is_done(&mut self, hw: EptViolation) {
+        let vectoring = EventInfo(self.vmcs().get(IDT_VECTORING_INFO_FIELD));
+        if event::iret_lost_nmi_blocking(hw.nmi_unblocking(), None, vectoring) {
+            let state = self.interruptibility();
+            self.set_interruptibility(state.with_nmi(true));
+        }
     }
 }

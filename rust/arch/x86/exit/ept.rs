@@ -19,10 +19,7 @@ use burrow_core::{
     },
     outcome::Bug,
     x86::{
-        event::{
-            self,
-            EventInfo, //
-        },
+        event::EventInfo,
         tdp::Access,
         vmx::{
             exit::EptViolation,
@@ -35,7 +32,7 @@ use burrow_sys::trace;
 /// Handles an EPT violation.
 pub(super) fn violation(cpu: &mut Cpu<'_>) -> Handled {
     let qualification = EptViolation(cpu.qualification());
-    keep_nmi_blocking(cpu, qualification);
+    cpu.block_nmis_until_iret_is_done(qualification);
     let gpa = Gpa(cpu.vmcs().get(GUEST_PHYSICAL_ADDRESS));
     let access = if qualification.write() {
         Access::Write
@@ -62,20 +59,8 @@ pub(super) fn violation(cpu: &mut Cpu<'_>) -> Handled {
 /// is done again.
 pub(super) fn log_full(cpu: &mut Cpu<'_>) -> Handled {
     let qualification = EptViolation(cpu.qualification());
-    keep_nmi_blocking(cpu, qualification);
+    cpu.block_nmis_until_iret_is_done(qualification);
     Ok(Outcome::Resume)
-}
-
-/// Blocks NMIs again where IRET ended the blocking and then exited: it will be executed again.
-///
-/// The bit is the same in the qualifications of EPT violations and of full logs. SDM 3C "Exit
-/// Qualification", 29.2.1
-fn keep_nmi_blocking(cpu: &mut Cpu<'_>, qualification: EptViolation) {
-    let vectoring = EventInfo(cpu.vmcs().get(IDT_VECTORING_INFO_FIELD));
-    if event::iret_lost_nmi_blocking(qualification.nmi_unblocking(), None, vectoring) {
-        let state = cpu.interruptibility();
-        cpu.set_interruptibility(state.with_nmi(true));
-    }
 }
 
 /// Returns the access that the processor translated before it exited, if it was to a linear address and

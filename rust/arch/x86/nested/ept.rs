@@ -88,8 +88,13 @@ impl Cpu<'_> {
         let access = eptwalk::access_of(hw);
         let mapping = match self.translate_l2(gpa, access, hw) {
             Ok(mapping) => mapping,
+            Err(EptFault::Raced) => {
+                self.block_nmis_until_iret_is_done(hw);
+                return Ok(Outcome::Resume);
+            }
             Err(fault) => return self.exit_for_ept(fault),
         };
+        self.block_nmis_until_iret_is_done(hw);
         let shadow = self.nested()?.slot().shadow;
         let Some((shadow, _)) = shadow else {
             return Err(Stop::Bug(Bug("L2 runs without a shadow of L1's EPT")));
