@@ -615,7 +615,7 @@ impl EmulOps for Ops<'_, '_> {
 
     fn port_in(&mut self, port: u16, bytes: &mut [u8], ahead: u32) -> Result<(), Stop> {
         if self.cpu.l1_wants_ports(port, bytes.len()) {
-            return Err(Stop::Unhandleable);
+            return Err(Stop::Raced);
         }
         let replay = &mut self.cpu.arch.replay;
         if !replay.has_replay() {
@@ -630,7 +630,7 @@ impl EmulOps for Ops<'_, '_> {
 
     fn port_out(&mut self, port: u16, bytes: &[u8]) -> Result<(), Stop> {
         if self.cpu.l1_wants_ports(port, bytes.len()) {
-            return Err(Stop::Unhandleable);
+            return Err(Stop::Raced);
         }
         self.cpu.arch.replay.make_room(bytes.len())?;
         self.write_device(u64::from(port), bytes, true)
@@ -652,7 +652,7 @@ impl EmulOps for Ops<'_, '_> {
 
     fn halt(&mut self) -> Result<(), Stop> {
         if self.cpu.l1_wants(|v| merge::proc12(v).hlt_exiting()) {
-            return Err(Stop::Unhandleable);
+            return Err(Stop::Raced);
         }
         self.is_halted = true;
         Ok(())
@@ -660,7 +660,7 @@ impl EmulOps for Ops<'_, '_> {
 
     fn wbinvd(&mut self) -> Result<(), Stop> {
         if self.cpu.l1_wants(|v| merge::proc2_12(v).wbinvd_exiting()) {
-            return Err(Stop::Unhandleable);
+            return Err(Stop::Raced);
         }
         Ok(())
     }
@@ -696,7 +696,12 @@ impl Cpu<'_> {
                 Err(outcome::Stop::Inject(exception))
             }
             Err(Stop::Wait) => self.wait(),
-            Err(Stop::Raced) => Ok(Outcome::Resume),
+            // Memory has changed, or the instruction itself, into one that L1 intercepts: the
+            // processor meets it again, and makes the exit that is due.
+            Err(Stop::Raced) => {
+                self.arch.replay.clear();
+                Ok(Outcome::Resume)
+            }
             Err(Stop::Unhandleable) => {
                 let (error, fault) = (self.arch.replay.host_error, self.arch.replay.ept_fault);
                 self.arch.replay.clear();
