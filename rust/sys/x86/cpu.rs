@@ -317,6 +317,13 @@ pub fn barrier_indirect_branches() {
     unsafe { insn::wrmsr(bindings::MSR_IA32_PRED_CMD, IBPB) };
 }
 
+/// Keeps a guest hypervisor from running on what its guest taught the branch predictor, where the
+/// kernel does so between processes.
+pub fn separate_guests() {
+    // SAFETY: Only empties predictors, and only where the kernel found that to be of use.
+    unsafe { bindings::burrow_switch_vcpu_barrier() };
+}
+
 /// Writes back and invalidates the first-level data cache: what a guest asked for by IA32_FLUSH_CMD.
 pub fn flush_l1d() {
     const L1D_FLUSH: u64 = 1;

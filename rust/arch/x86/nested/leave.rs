@@ -17,6 +17,7 @@ use crate::arch::x86::{
 use burrow_core::{
     outcome::Bug,
     x86::{
+        cpuid::feature,
         event::Protection,
         nested::{
             check::EntryFail,
@@ -55,6 +56,7 @@ use burrow_core::{
         }, //
     }, //
 };
+use burrow_sys::x86::cpu;
 use kernel::prelude::*;
 
 /// A VMX abort: the processor of L1 shuts down. SDM 3C "VMX Aborts", 28.7.
@@ -179,6 +181,10 @@ impl Cpu<'_> {
             self.arch.ctls = l1.ctls;
             self.hw.switch_vmcs(vmcs01);
             self.update_cpu_logs();
+            if self.arch.cpuid.caps.has(feature::SPEC_CTRL) {
+                // To a CPU with IBRS, L1 and L2 are modes that do not share predictions.
+                cpu::separate_guests();
+            }
         }
         self.arch.mp_state = MpState::Runnable;
         self.write_tsc_fields();
