@@ -15,7 +15,7 @@ use kernel::prelude::*;
 ///
 /// # Errors
 ///
-/// None of its own: a signal ends the sleep, and the caller's loop sees it.
+/// `ENOMEM` when there is no memory. A signal ends the sleep, and the caller's loop sees it.
 pub(super) fn block(cpu: &mut Cpu<'_>) -> Result<bool> {
     cpu.check_timer();
     cpu.accept_posted();
@@ -23,6 +23,7 @@ pub(super) fn block(cpu: &mut Cpu<'_>) -> Result<bool> {
         return Ok(true);
     }
     let shared = cpu.vcpu.shared.clone();
+    let alarm = cpu.arm_l2_alarm()?;
     cpu.arch.extended.fpu.put();
     let start_ns = context::mono_ns();
     cpu.vcpu.stats.set(VcpuStat::Blocking, 1);
@@ -34,6 +35,7 @@ pub(super) fn block(cpu: &mut Cpu<'_>) -> Result<bool> {
             || context::signal_pending()
     });
     cpu.wake_timer();
+    drop(alarm);
     cpu.note_wakeup(context::mono_ns().saturating_sub(start_ns));
     cpu.arch.extended.fpu.load();
     cpu.accept_posted();

@@ -75,6 +75,15 @@ impl OnExpiry for VcpuShared {
     }
 }
 
+/// Wakes a vCPU that sleeps.
+pub(crate) struct Alarm(pub(crate) Arc<VcpuShared>);
+
+impl OnExpiry for Alarm {
+    fn expired(&self) {
+        self.0.kick.request(Request::Unblock);
+    }
+}
+
 /// The vCPUs of a VM, in order of creation.
 ///
 /// The list itself is never changed, but replaced: who takes a reference to it can go through it with

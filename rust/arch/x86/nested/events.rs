@@ -2,17 +2,21 @@
 
 //! Events while L2 runs: which become exits to L1.
 
-use crate::arch::x86::{
-    cpu::Cpu,
-    outcome::{
-        L2Events,
-        Stop, //
+use crate::{
+    arch::x86::{
+        cpu::Cpu,
+        outcome::{
+            L2Events,
+            Stop, //
+        },
+        state::MpState, //
     },
-    state::MpState, //
+    vm::vcpus::Alarm, //
 };
 use burrow_core::{
     outcome::vector,
     x86::{
+        clock,
         event::{
             Event,
             Protection, //
@@ -52,6 +56,14 @@ use burrow_core::{
             },
         },
     },
+};
+use burrow_sys::timer::{
+    Armed,
+    Timer, //
+};
+use kernel::{
+    prelude::*,
+    sync::Arc, //
 };
 
 impl Cpu<'_> {
@@ -254,6 +266,26 @@ impl Cpu<'_> {
                 l2.run_pending = RunPending::No;
             }
         }
+    }
+
+    /// Has this vCPU woken at the end of L1's preemption timer, which counts while L2 sleeps, for as
+    /// long as the answer lives; `None` without such a timer.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` when there is no memory.
+    pub(crate) fn arm_l2_alarm(&self) -> Result<Option<Armed>> {
+        let end = match self.arch.nested.as_ref().map(|nested| nested.state) {
+            Some(State::NonRoot(l2)) => l2.timer_deadline,
+            _ => None,
+        };
+        let Some(end) = end else {
+            return Ok(None);
+        };
+        let left = end.saturating_sub(self.guest_tsc());
+        let delay_ns = clock::ticks_to_ns(left, self.tsc_khz().max(1));
+        let alarm = Arc::new(Alarm(self.vcpu.shared.clone()), GFP_KERNEL_ACCOUNT)?;
+        Ok(Some(Timer::new(alarm)?.arm(delay_ns)))
     }
 }
 
