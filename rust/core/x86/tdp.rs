@@ -122,16 +122,12 @@ pub fn table(child: Pfn, features: &EptFeatures) -> EptEntry {
 
 /// Returns the leaf that maps `page` for `access`.
 ///
-/// It is writable where the host allows it, but for a page that is read while the processor logs
-/// writes and has no flag to log them by. Where writes are logged by protection, the page goes into
-/// the log when it is mapped: that costs a page too many at times, and saves most second faults.
+/// It is writable where the host allows it. Where writes are logged, the page goes into the log when
+/// it is mapped: that costs a page too many at times, and saves most second faults.
 pub fn leaf(page: &Page, access: Access, log: DirtyLog, features: &EptFeatures) -> EptEntry {
     let is_write = access == Access::Write;
-    let writable = page.host_writable
-        && match log {
-            DirtyLog::Off | DirtyLog::WriteProtect => true,
-            DirtyLog::Pml => is_write || features.accessed_dirty,
-        };
+    let writable = page.host_writable;
+    let is_dirty = writable && (is_write || log != DirtyLog::Off);
     EptEntry(0)
         .with_read(true)
         .with_write(writable)
@@ -141,7 +137,7 @@ pub fn leaf(page: &Page, access: Access, log: DirtyLog, features: &EptFeatures) 
         .with_ignore_pat(true)
         .with_large(page.level != Level::Pt)
         .with_accessed(features.accessed_dirty)
-        .with_dirty(features.accessed_dirty && writable && is_write)
+        .with_dirty(features.accessed_dirty && is_dirty)
         .with_frame(page.pfn.0)
         .with_host_writable(page.host_writable)
 }
@@ -187,11 +183,7 @@ pub fn map(
     } else {
         (Change::only(new), new.write())
     };
-    let mark_dirty = match log {
-        DirtyLog::Off => false,
-        DirtyLog::WriteProtect => gains_write,
-        DirtyLog::Pml => gains_write && (access == Access::Write || !features.accessed_dirty),
-    };
+    let mark_dirty = log != DirtyLog::Off && gains_write;
     Map::Install { change, mark_dirty }
 }
 

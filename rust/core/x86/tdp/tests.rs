@@ -81,31 +81,18 @@ fn read_only_host_page_is_never_writable() {
 }
 
 #[test]
-fn write_protect_log_marks_a_page_when_it_is_mapped() {
+fn a_page_is_logged_when_it_is_mapped() {
     let request = page(9, Level::Pt);
-    let log = DirtyLog::WriteProtect;
-    for access in [Access::Read, Access::Write] {
-        let (change, marked) = installed(map(NONE, &request, access, log, &AD));
-        assert!(change.new.write() && marked && !change.flush);
-        assert_eq!(
-            map(change.new, &request, Access::Write, log, &AD),
-            Map::Spurious
-        );
+    for log in [DirtyLog::WriteProtect, DirtyLog::Pml] {
+        for access in [Access::Read, Access::Write] {
+            let (change, marked) = installed(map(NONE, &request, access, log, &AD));
+            assert!(change.new.write() && change.new.dirty() && marked && !change.flush);
+            assert_eq!(
+                map(change.new, &request, Access::Write, log, &AD),
+                Map::Spurious
+            );
+        }
     }
-}
-
-#[test]
-fn pml_maps_reads_writable_but_clean() {
-    let request = page(9, Level::Pt);
-    let (read, marked) = installed(map(NONE, &request, Access::Read, DirtyLog::Pml, &AD));
-    assert!(read.new.write() && !read.new.dirty() && !marked);
-    let (write, marked) = installed(map(NONE, &request, Access::Write, DirtyLog::Pml, &AD));
-    assert!(write.new.write() && write.new.dirty() && marked);
-    let (read, marked) = installed(map(NONE, &request, Access::Read, DirtyLog::Pml, &NO_AD));
-    assert!(
-        !read.new.write() && !marked,
-        "no dirty flag, nothing would report the write"
-    );
 }
 
 #[test]
