@@ -143,14 +143,14 @@ impl Guest {
         put(table(1), table(2) as u64 | 7);
         put(table(1) + 8, table(3) as u64 | 7);
         for n in (0..512).filter(|n| *n != DEVICE >> 21) {
-            put(table(2) + 8 * n as usize, n << 21 | 0xb7);
+            put(table(2) + 8 * n as usize, (n << 21) | 0xb7);
         }
         for n in 0..2 {
             put(table(3) + 8 * n, (EPT_FRESH + 0x1000 * n) as u64 | 7);
         }
         if mapped == Mapped::Before {
             for n in 0..1024 {
-                put(EPT_FRESH + 8 * n, FRESH + 0x1000 * n as u64 | 0x37);
+                put(EPT_FRESH + 8 * n, (FRESH + 0x1000 * n as u64) | 0x37);
             }
         }
     }
@@ -271,15 +271,15 @@ const PROC2: u64 = 0x401e;
 const EXIT: u64 = 0x400c;
 const ENTRY: u64 = 0x4012;
 /// External-interrupt and NMI exiting.
-const PIN_CONTROLS: u64 = 1 << 0 | 1 << 3;
+const PIN_CONTROLS: u64 = (1 << 0) | (1 << 3);
 /// TSC offsetting, HLT exiting, TPR shadow, all ports, MSR bitmaps, secondary controls.
-const PROC_CONTROLS: u64 = 1 << 3 | 1 << 7 | 1 << 21 | 1 << 24 | 1 << 28 | 1 << 31;
+const PROC_CONTROLS: u64 = (1 << 3) | (1 << 7) | (1 << 21) | (1 << 24) | (1 << 28) | (1 << 31);
 /// EPT, VPID, unrestricted guest.
-const PROC2_CONTROLS: u64 = 1 << 1 | 1 << 5 | 1 << 7;
+const PROC2_CONTROLS: u64 = (1 << 1) | (1 << 5) | (1 << 7);
 /// 64-bit host, save and load EFER.
-const EXIT_CONTROLS: u64 = 1 << 9 | 1 << 20 | 1 << 21;
+const EXIT_CONTROLS: u64 = (1 << 9) | (1 << 20) | (1 << 21);
 /// 64-bit guest, load EFER.
-const ENTRY_CONTROLS: u64 = 1 << 9 | 1 << 15;
+const ENTRY_CONTROLS: u64 = (1 << 9) | (1 << 15);
 const CR0: u64 = 0x8000_0031;
 const CR4: u64 = 0x2020;
 const EFER: u64 = 0x500;

@@ -220,7 +220,7 @@ const IA32_SYSENTER_CS: u32 = 0x174;
 const fn kept_from_l2(index: usize) -> u64 {
     match position(IA32_SYSENTER_CS, MsrAccess::Write) {
         // The three are in one word.
-        Some((word, bit)) if word == index => bit | bit << 1 | bit << 2,
+        Some((word, bit)) if word == index => bit | (bit << 1) | (bit << 2),
         _ => 0,
     }
 }

@@ -158,9 +158,11 @@ impl<'a, O: EmulOps> Cpu<'a, O> {
         let mut dirty = core::mem::take(&mut self.staged.dirty);
         while let Some(index) = dirty.checked_ilog2() {
             dirty &= !1_u16.wrapping_shl(index);
-            if let Some(value) = self.staged.gprs.get(index as usize) {
-                // CAST: below 16.
-                self.ops.set_gpr(index as u8, *value);
+            let Ok(index) = u8::try_from(index) else {
+                continue;
+            };
+            if let Some(value) = self.staged.gprs.get(usize::from(index)) {
+                self.ops.set_gpr(index, *value);
             }
         }
         self.staged.rip = None;

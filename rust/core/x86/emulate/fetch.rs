@@ -43,9 +43,9 @@ impl InsnBytes {
         for (to, from) in le.iter_mut().zip(self.bytes) {
             *to = from;
         }
-        let unused = 16_usize.saturating_sub(len).saturating_mul(8);
-        // CAST: at most 128.
-        u128::from_le_bytes(le) & u128::MAX.checked_shr(unused as u32).unwrap_or(0)
+        let unused =
+            u32::try_from(16_usize.saturating_sub(len)).map_or(128, |n| n.saturating_mul(8));
+        u128::from_le_bytes(le) & u128::MAX.checked_shr(unused).unwrap_or(0)
     }
 }
 
@@ -96,8 +96,8 @@ impl Decoded {
     }
 
     fn slot(&mut self, rip: u64) -> Option<&mut Slot> {
-        // CAST: cut to an index.
-        self.0.get_mut((rip ^ rip >> 3) as usize % NR_DECODED)
+        let [low, ..] = (rip ^ (rip >> 3)).to_le_bytes();
+        self.0.get_mut(usize::from(low) % NR_DECODED)
     }
 }
 

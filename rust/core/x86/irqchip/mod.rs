@@ -7,7 +7,7 @@
 //! Between APICs: [`apic_msg`] is the interrupt message, [`apic_dest`] says who takes it, [`msi`]
 //! makes it of what a device writes, [`pv_ipi`] of what a guest asks of its hypervisor.
 //!
-//! The controllers that devices drive by [`line`]s: [`ioapic`], [`pic`]; and the device that was
+//! The controllers that devices drive by [lines](mod@line): [`ioapic`], [`pic`]; and the device that was
 //! always beside them, the [`pit`].
 
 pub mod apic_dest;

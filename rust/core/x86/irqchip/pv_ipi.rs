@@ -16,7 +16,7 @@ use super::apic_msg::{
 };
 
 /// Destination mode and shorthand, which must be 0: physical, by the bitmap.
-const RESERVED: u64 = 1 << 11 | 3 << 18;
+const RESERVED: u64 = (1 << 11) | (3 << 18);
 
 /// The width of the guest's registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,8 +57,8 @@ impl PvIpi {
             return Err(BadCommand);
         }
         let bitmap = match width {
-            Width::Bits64 => u128::from(high) << 64 | u128::from(low),
-            Width::Bits32 => u128::from((high & 0xffff_ffff) << 32 | low & 0xffff_ffff),
+            Width::Bits64 => (u128::from(high) << 64) | u128::from(low),
+            Width::Bits32 => u128::from(((high & 0xffff_ffff) << 32) | (low & 0xffff_ffff)),
         };
         let [vector, mode, ..] = command.to_le_bytes();
         Ok(Self {
@@ -67,11 +67,11 @@ impl PvIpi {
             message: Message {
                 vector,
                 delivery: DeliveryMode::from_bits(u32::from(mode)),
-                level: match mode & 1 << 6 {
+                level: match mode & (1 << 6) {
                     0 => Level::Deassert,
                     _ => Level::Assert,
                 },
-                trigger: TriggerMode::from_bit(mode & 1 << 7 != 0),
+                trigger: TriggerMode::from_bit(mode & (1 << 7) != 0),
                 ..Message::default()
             },
         })
