@@ -44,10 +44,6 @@ pub(super) fn violation(cpu: &mut Cpu<'_>) -> Handled {
     trace::kvm_page_fault(cpu.vcpu.shared.id, gpa.0, qualification.0, || cpu.rip());
     let fault = cpu.vcpu.vm.memory.fault(gpa, access)?;
     cpu.note_fault(&fault);
-    if matches!(fault, Fault::Mapped) && cpu.is_l2() {
-        // Mapped, L2 may write it: KVM logs the writes of L2 no finer, and VMMs know it so.
-        cpu.vcpu.vm.memory.mark_dirty(gpa.gfn());
-    }
     match fault {
         // A signal is seen by the run loop.
         Fault::Mapped | Fault::Spurious | Fault::Retry | Fault::Interrupted => Ok(Outcome::Resume),
