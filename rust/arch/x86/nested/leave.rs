@@ -176,6 +176,9 @@ impl Cpu<'_> {
         let vpid12 = vmcs02::vpid12(&nested.vmcs12);
         let host = sync::host_state(&nested.vmcs12, cr0, efer);
         let old_cr4 = if was_l2 { l1.cr4 } else { self.cr4() };
+        // What L2 left in it is L1's, unless the exit loads it.
+        let has_pat = was_l2 && self.arch.ctls.entry.load_pat();
+        let l2_pat = has_pat.then(|| self.vmcs().get(GUEST_IA32_PAT));
         if was_l2 {
             self.leave_vmcs02(index)?;
             self.arch.ctls = l1.ctls;
@@ -195,7 +198,7 @@ impl Cpu<'_> {
         vmcs.set(GUEST_CR3, host.cr3);
         sync::load_host_state(&self.nested()?.vmcs12, nmi, &mut vmcs);
         self.arch.debug.dr7 = Dr7::RESET.0;
-        if let Some(pat) = host.pat {
+        if let Some(pat) = host.pat.or(l2_pat) {
             self.set_pat(pat);
         }
         if Pool::<{ super::state::NR_SLOTS }>::on_exit(vpid12) == Flush::Vpid {
