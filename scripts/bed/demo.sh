@@ -31,3 +31,10 @@ for cpus in ${GUEST_CPUS:-1}; do
 	grep -q "^checksum: $expected$" /tmp/console || { host 'the guest computed something else'; exit 1; }
 	host 'the guest computed the same, and powered off'
 done
+host 'booting Linux with a KVM of its own as a guest (L1), and Linux as the guest of that (L2)'
+{
+	sh /nested/nested_linux.sh
+	echo "status $?"
+} | tee /tmp/nested | sed -n 's/^# //p' | level 'L1 L2'
+grep -q '^status 0$' /tmp/nested || { host 'the guest hypervisor or its guest failed'; exit 1; }
+host 'L2 ran, L2 and L1 powered off'
