@@ -17,6 +17,9 @@ pub mod lookup;
 pub mod supported;
 pub mod xstate;
 
+#[cfg(test)]
+mod samples;
+
 /// The output of one CPUID.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[allow(missing_docs, reason = "the names of registers")]
