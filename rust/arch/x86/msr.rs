@@ -205,13 +205,7 @@ impl Cpu<'_> {
         match msr {
             VmcsMsr::SysenterCs => u64::from(vmcs.get(GUEST_SYSENTER_CS)),
             VmcsMsr::Debugctl => vmcs.get(GUEST_IA32_DEBUGCTL),
-            VmcsMsr::Pat => {
-                if self.arch.ctls.entry.load_pat() {
-                    vmcs.get(GUEST_IA32_PAT)
-                } else {
-                    self.arch.pat
-                }
-            }
+            VmcsMsr::Pat => self.pat(),
             _ => vmcs.get(vmcs_field(msr)),
         }
     }
@@ -284,6 +278,15 @@ impl Cpu<'_> {
             .map_err(|_| Refused::Invalid)?;
         self.store_efer(Efer(write.value));
         Ok(())
+    }
+
+    /// Returns IA32_PAT.
+    pub(crate) fn pat(&self) -> u64 {
+        if self.arch.ctls.entry.load_pat() {
+            self.vmcs().get(GUEST_IA32_PAT)
+        } else {
+            self.arch.pat
+        }
     }
 
     /// Sets IA32_PAT, a legal value.

@@ -136,7 +136,9 @@ impl Cpu<'_> {
             }
             None => return Err(Stop::Bug(Bug("a pool without slots"))),
         };
-        let Some(l0) = self.l0(index, &env)? else {
+        // Before the pages are found: where the host takes one away from here on, the epoch tells.
+        let inputs = self.entry_inputs();
+        let Some(l0) = self.l0(index, &env, &inputs)? else {
             let error = VmInsnError::EntryInvalidControlField;
             return Ok(Err(Refusal::Fail(VmFail::Valid(error))));
         };
@@ -153,7 +155,6 @@ impl Cpu<'_> {
         if what.intersects(Groups::SEGMENTS) {
             self.fetch_lazy()?;
         }
-        let inputs = self.entry_inputs();
         self.become_l2(index, &l0, cause, what)?;
         let entered = self.load_msrs(cause)?;
         self.remember_entry(index, inputs)?;

@@ -76,14 +76,7 @@ impl Cpu<'_> {
             MpState::Runnable | MpState::Uninitialized => ActivityState::Active,
         };
         if self.arch.events.has_triple_fault() {
-            let reason = ExitReasonWord::exit(ExitReason::TripleFault);
-            self.exit_to_l1(
-                ExitInfo {
-                    reason,
-                    ..ExitInfo::default()
-                },
-                NmiBlocking::Open,
-            )?;
+            self.exit_for_triple_fault()?;
             return Ok(L2Events::Left);
         }
         let nested = self.nested()?;

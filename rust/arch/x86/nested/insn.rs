@@ -12,7 +12,10 @@ use crate::arch::x86::{
     }, //
 };
 use burrow_core::{
-    addr::PAGE_SIZE,
+    addr::{
+        Gpa,
+        PAGE_SIZE, //
+    },
     outcome::{
         Bug,
         Exception, //
@@ -131,14 +134,17 @@ impl Cpu<'_> {
         Ok(Outcome::Skip)
     }
 
-    fn vmxon(&mut self) -> Result<Ended, Stop> {
+    /// Reads the operand that names a region, and the first word of that, if it can be one.
+    fn region_operand(&self) -> Result<(Gpa, Option<u32>), Stop> {
         let region = self.pointer_operand()?;
+        let is_aligned = region.is_aligned(PAGE_SIZE);
+        let header = is_aligned.then(|| self.region_header(region)).flatten();
+        Ok((region, header))
+    }
+
+    fn vmxon(&mut self) -> Result<Ended, Stop> {
+        let (region, header) = self.region_operand()?;
         let env = self.static_env();
-        let header = if region.is_aligned(PAGE_SIZE) {
-            self.region_header(region)
-        } else {
-            None
-        };
         self.make_vmcs02s()?;
         let state = match state::vmxon(region, header, &env) {
             Ok(state) => state,
@@ -199,13 +205,8 @@ impl Cpu<'_> {
     }
 
     fn vmptrld(&mut self) -> Result<Ended, Stop> {
-        let region = self.pointer_operand()?;
+        let (region, header) = self.region_operand()?;
         let env = self.static_env();
-        let header = if region.is_aligned(PAGE_SIZE) {
-            self.region_header(region)
-        } else {
-            None
-        };
         let mut root = self.root()?;
         let nested = self.nested()?;
         let what = match state::vmptrld(&mut root, region, header, &nested.caps, &env) {

@@ -121,6 +121,15 @@ impl Cpu<'_> {
         self.become_l1(nmi)
     }
 
+    /// Makes the exit to L1 that tells of a triple fault of L2.
+    pub(super) fn exit_for_triple_fault(&mut self) -> Result<(), Stop> {
+        let info = ExitInfo {
+            reason: ExitReasonWord::exit(ExitReason::TripleFault),
+            ..ExitInfo::default()
+        };
+        self.exit_to_l1(info, NmiBlocking::Open)
+    }
+
     /// Returns the state of L2 that vmcs02 does not hold.
     pub(super) fn l2_values(&mut self) -> Result<L2Values, Stop> {
         let (tsc, efer, dr7) = (self.guest_tsc(), self.efer().0, self.arch.debug.dr7);
@@ -177,8 +186,7 @@ impl Cpu<'_> {
         let host = sync::host_state(&nested.vmcs12, cr0, efer);
         let old_cr4 = if was_l2 { l1.cr4 } else { self.cr4() };
         // What L2 left in it is L1's, unless the exit loads it.
-        let has_pat = was_l2 && self.arch.ctls.entry.load_pat();
-        let l2_pat = has_pat.then(|| self.vmcs().get(GUEST_IA32_PAT));
+        let l2_pat = was_l2.then(|| self.pat());
         if was_l2 {
             self.leave_vmcs02(index)?;
             self.arch.ctls = l1.ctls;

@@ -23,10 +23,7 @@ use burrow_core::{
                 L1Memory,
                 Owner, //
             },
-            sync::{
-                ExitInfo,
-                NmiBlocking, //
-            },
+            sync::NmiBlocking,
             vmcs12::Vmcs12, //
         },
         vmx::{
@@ -125,14 +122,7 @@ impl Cpu<'_> {
                 qualification,
             });
         }
-        let reason = ExitReasonWord::exit(ExitReason::TripleFault);
-        self.exit_to_l1(
-            ExitInfo {
-                reason,
-                ..ExitInfo::default()
-            },
-            NmiBlocking::Open,
-        )
+        self.exit_for_triple_fault()
     }
 
     /// Handles what is ours and differs from the same exit of L1; `None` for the rest.

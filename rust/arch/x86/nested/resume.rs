@@ -54,7 +54,6 @@ const VTPR_WORD: usize = 0x80 / 8;
 impl Cpu<'_> {
     /// Returns what the coming entry depends on besides vmcs12 and pages of L1, which runs.
     pub(super) fn entry_inputs(&self) -> EntryInputs {
-        let vmcs = self.vmcs();
         let mut ctls = self.arch.ctls;
         ctls.proc = ctls.proc.with_intr_window(false).with_nmi_window(false);
         EntryInputs {
@@ -63,13 +62,9 @@ impl Cpu<'_> {
             tsc_offset: self.tsc_offset(),
             tsc_multiplier: self.tsc_multiplier(),
             efer: self.efer().0,
-            pat: if ctls.entry.load_pat() {
-                vmcs.get(GUEST_IA32_PAT)
-            } else {
-                self.arch.pat
-            },
+            pat: self.pat(),
             dr7: self.arch.debug.dr7,
-            debugctl: vmcs.get(GUEST_IA32_DEBUGCTL),
+            debugctl: self.vmcs().get(GUEST_IA32_DEBUGCTL),
             epoch: self.vcpu.vm.memory.epoch(),
         }
     }

@@ -5,7 +5,10 @@
 use crate::{
     arch::x86::{
         cpu::Cpu,
-        nested::state::NR_SLOTS,
+        nested::state::{
+            EntryInputs,
+            NR_SLOTS, //
+        },
         outcome::Stop, //
     },
     host::host, //
@@ -101,31 +104,27 @@ impl Cpu<'_> {
     }
 
     /// Returns what L0 puts into the merge, or `None` if a page that the entry needs is not there.
-    pub(super) fn l0(&mut self, index: usize, env: &Env) -> Result<Option<L0>, Stop> {
+    pub(super) fn l0(
+        &mut self,
+        index: usize,
+        env: &Env,
+        inputs: &EntryInputs,
+    ) -> Result<Option<L0>, Stop> {
         let Some(pages) = self.pages(index)? else {
             return Ok(None);
         };
         let eptp = self.eptp02(index)?;
-        let vmcs = self.vmcs();
         let limits = &self.arch.cpuid.limits;
         let l1 = L1Values {
-            efer: self.efer().0,
-            pat: if self.arch.ctls.entry.load_pat() {
-                vmcs.get(GUEST_IA32_PAT)
-            } else {
-                self.arch.pat
-            },
-            dr7: self.arch.debug.dr7,
-            debugctl: vmcs.get(GUEST_IA32_DEBUGCTL),
+            efer: inputs.efer,
+            pat: inputs.pat,
+            dr7: inputs.dr7,
+            debugctl: inputs.debugctl,
             ..L1Values::default()
         };
         Ok(Some(L0 {
-            controls: {
-                let mut ctls = self.arch.ctls;
-                ctls.proc = ctls.proc.with_intr_window(false).with_nmi_window(false);
-                ctls
-            },
-            exception_bitmap: self.exception_bitmap(),
+            controls: inputs.ctls,
+            exception_bitmap: inputs.exception_bitmap,
             cr0_guest_owned: mask::CR0_GUEST_OWNED,
             cr4_guest_owned: mask::CR4_GUEST_OWNED & !limits.cr4_reserved,
             cr0_forced: CR0_FORCED,
@@ -134,8 +133,8 @@ impl Cpu<'_> {
             debugctl_allowed: 0,
             debugctl_forced: 0,
             emulates_umip: false,
-            tsc_offset: self.tsc_offset(),
-            tsc_multiplier: self.tsc_multiplier(),
+            tsc_offset: inputs.tsc_offset,
+            tsc_multiplier: inputs.tsc_multiplier,
             eptp,
             vpid: 0,
             pdptes: env.memory_pdptes.unwrap_or([0; 4]),
