@@ -6,7 +6,8 @@ use crate::{
     arch::{
         mmu::{
             MANUAL_PROTECT_ENABLE,
-            MANUAL_PROTECT_INITIALLY_SET, //
+            MANUAL_PROTECT_INITIALLY_SET,
+            NR_ADDRESS_SPACES, //
         },
         options::Quirk,
         tsc,
@@ -89,6 +90,8 @@ pub(crate) fn check(cap: u32) -> isize {
         | KVM_CAP_VCPU_ATTRIBUTES
         | KVM_CAP_SET_GUEST_DEBUG
         | KVM_CAP_ENFORCE_PV_FEATURE_CPUID
+        | KVM_CAP_X86_SMM
+        | KVM_CAP_X86_GUEST_MODE
         | KVM_CAP_MSR_PLATFORM_INFO
         | KVM_CAP_EXCEPTION_PAYLOAD
         | KVM_CAP_X86_TRIPLE_FAULT_EVENT
@@ -111,7 +114,7 @@ pub(crate) fn check(cap: u32) -> isize {
         KVM_CAP_MAX_VCPUS => MAX_VCPUS as u32,
         KVM_CAP_MAX_VCPU_ID => MAX_VCPU_ID,
         KVM_CAP_NR_MEMSLOTS => u32::from(memslot::MAX_USER_SLOTS),
-        KVM_CAP_MULTI_ADDRESS_SPACE => 1,
+        KVM_CAP_MULTI_ADDRESS_SPACE => u32::from(NR_ADDRESS_SPACES),
         KVM_CAP_VM_TYPES => 1 << KVM_X86_DEFAULT_VM,
         KVM_CAP_COALESCED_MMIO => KVM_COALESCED_MMIO_PAGE_OFFSET,
         KVM_CAP_IRQ_ROUTING => irqroute::KVM_MAX_IRQ_ROUTES as u32,

@@ -51,7 +51,7 @@ pub(super) fn of_vm(vm: &Vm, cap: &kvm_enable_cap) -> Result {
     let mut setup = vm.setup.lock();
     match cap.cap {
         KVM_CAP_SPLIT_IRQCHIP => split_irqchip(vm, &mut setup, argument)?,
-        KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => vm.memory.set_manual_protect(argument)?,
+        KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => set_manual_protect(vm, argument)?,
         KVM_CAP_X86_APIC_BUS_CYCLES_NS => set_bus_cycle(vm, &mut setup, argument)?,
         KVM_CAP_MAX_VCPU_ID => set_vcpu_id_limit(&mut setup, argument)?,
         KVM_CAP_DISABLE_QUIRKS2 => options.disable_quirks(flags(argument, Quirk::ALL)?),
@@ -139,6 +139,17 @@ fn set_vcpu_id_limit(setup: &mut Setup, argument: u64) -> Result {
     }
     setup.vcpu_id_limit = limit;
     Ok(())
+}
+
+/// # Errors
+///
+/// `EINVAL` for flags that do not exist or go together.
+fn set_manual_protect(vm: &Vm, flags: u64) -> Result {
+    vm.memory.set_manual_protect(flags)?;
+    match vm.smram_if_made() {
+        Some(smram) => smram.set_manual_protect(flags),
+        None => Ok(()),
+    }
 }
 
 /// # Errors

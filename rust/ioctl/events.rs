@@ -2,11 +2,15 @@
 
 //! `KVM_GET_VCPU_EVENTS` and `KVM_SET_VCPU_EVENTS`.
 
-use crate::arch::cpu::Cpu;
+use crate::arch::{
+    cpu::Cpu,
+    state::NmisBefore, //
+};
 use burrow_core::x86::event::{
     abi::{
         self,
         Around,
+        Changes,
         Enabled,
         VcpuEvents, //
     },
@@ -24,16 +28,16 @@ fn enabled(cpu: &Cpu<'_>) -> Enabled {
     Enabled {
         exception_payload: options.exception_payload.load(Relaxed),
         triple_fault_event: options.triple_fault_event.load(Relaxed),
-        smm: false,
+        smm: true,
     }
 }
 
 fn around(cpu: &Cpu<'_>) -> Around {
     Around {
         interruptibility: cpu.interruptibility(),
-        is_smm: false,
-        smm_inside_nmi: false,
-        latched_init: false,
+        is_smm: cpu.is_smm(),
+        smm_inside_nmi: cpu.arch.smm.nmis_before == Some(NmisBefore::Blocked),
+        latched_init: cpu.arch.smm.latched_init,
     }
 }
 
@@ -86,7 +90,7 @@ pub(super) fn get(cpu: &mut Cpu<'_>) -> kvm_vcpu_events {
 ///
 /// # Errors
 ///
-/// `EINVAL` for an undefined flag, an exception that is none, or system-management mode.
+/// `EINVAL` for an undefined flag, or an exception that is none.
 pub(super) fn set(cpu: &mut Cpu<'_>, events: &kvm_vcpu_events) -> Result {
     let e = VcpuEvents {
         exception_injected: events.exception.injected,
@@ -119,6 +123,31 @@ pub(super) fn set(cpu: &mut Cpu<'_>, events: &kvm_vcpu_events) -> Result {
     if let Some(vector) = changes.sipi_vector {
         // CAST: a vector is a byte.
         cpu.arch.sipi_vector = vector as u8;
+    }
+    set_smm(cpu, &changes)
+}
+
+/// L2 does not run in system-management mode: where that begins or ends by order of userspace, it is
+/// forgotten.
+///
+/// # Errors
+///
+/// `ENOMEM` when there is no memory.
+fn set_smm(cpu: &mut Cpu<'_>, changes: &Changes) -> Result {
+    let nmis_before = match (changes.is_smm, changes.smm_inside_nmi) {
+        (None, _) => cpu.arch.smm.nmis_before,
+        (Some(false), _) => None,
+        (Some(true), Some(true)) => Some(NmisBefore::Blocked),
+        (Some(true), _) => Some(NmisBefore::Open),
+    };
+    if cpu.is_smm() != nmis_before.is_some() {
+        cpu.vcpu.vm.smram()?;
+        cpu.drop_l2();
+        cpu.set_smm(nmis_before);
+    }
+    cpu.arch.smm.nmis_before = nmis_before;
+    if let Some(is_latched) = changes.latched_init {
+        cpu.arch.smm.latched_init = is_latched && cpu.is_smm();
     }
     Ok(())
 }

@@ -72,7 +72,7 @@ fn map(cpu: &Cpu<'_>, gpa: Gpa) -> Result {
         if context::signal_pending() {
             return Err(EINTR);
         }
-        match cpu.vcpu.vm.memory.fault(gpa, Access::Read)? {
+        match cpu.memory().fault(gpa, Access::Read)? {
             Fault::Mapped | Fault::Spurious => return Ok(()),
             Fault::Mmio | Fault::ReadonlyWrite => return Err(ENOENT),
             Fault::HvaError(error) => return Err(error),

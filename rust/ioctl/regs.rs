@@ -259,7 +259,7 @@ pub(super) fn set_sregs2(cpu: &mut Cpu<'_>, regs: &kvm_sregs2) -> Result {
         cr8: regs.cr8,
         efer,
         cs_long: regs.cs.l != 0,
-        is_smm: false,
+        is_smm: cpu.is_smm(),
         cr0_fixed: Fixed::NONE,
         cr4_fixed: Fixed::NONE,
     };

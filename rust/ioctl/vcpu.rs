@@ -125,6 +125,7 @@ fn dispatch(cpu: &mut Cpu<'_>, cmd: u32, arg: usize) -> Result<isize> {
         KVM_SET_VCPU_EVENTS => done(uapi::read(arg).and_then(|e| events::set(cpu, &e))),
         KVM_INTERRUPT => done(uapi::read(arg).and_then(|i| interrupt(cpu, &i))),
         KVM_NMI => done(no_argument(arg).map(|()| nmi(cpu))),
+        KVM_SMI => done(no_argument(arg).map(|()| cpu.arch.events.add_smi())),
         KVM_SET_SIGNAL_MASK => done(set_signal_mask(cpu, arg)),
         KVM_GET_NESTED_STATE => done(get_nested_state(cpu, arg)),
         KVM_SET_NESTED_STATE => done(set_nested_state(cpu, arg)),

@@ -146,7 +146,7 @@ fn set_user_memory_region(vm: &Vm, arg: usize) -> Result {
     if region.flags & !(KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY) != 0 {
         return Err(EINVAL);
     }
-    vm.memory.set_region(&RawRegion {
+    vm.memory_of(region.slot)?.set_region(&RawRegion {
         slot: region.slot,
         flags: region.flags,
         guest_phys_addr: region.guest_phys_addr,
@@ -157,7 +157,7 @@ fn set_user_memory_region(vm: &Vm, arg: usize) -> Result {
 
 fn set_user_memory_region2(vm: &Vm, arg: usize) -> Result {
     let region: kvm_userspace_memory_region2 = uapi::read(arg)?;
-    vm.memory.set_region(&RawRegion {
+    vm.memory_of(region.slot)?.set_region(&RawRegion {
         slot: region.slot,
         flags: region.flags,
         guest_phys_addr: region.guest_phys_addr,
@@ -169,12 +169,13 @@ fn set_user_memory_region2(vm: &Vm, arg: usize) -> Result {
 fn get_dirty_log(vm: &Vm, log: &kvm_dirty_log) -> Result {
     // SAFETY-free: the union holds an address either way.
     let to = burrow_sys::uapi::dirty_bitmap_address(log);
-    vm.memory.get_dirty_log(log.slot, to, Tracking::Bitmap)
+    vm.memory_of(log.slot)?
+        .get_dirty_log(log.slot, to, Tracking::Bitmap)
 }
 
 fn clear_dirty_log(vm: &Vm, log: &kvm_clear_dirty_log) -> Result {
     let from = burrow_sys::uapi::clear_bitmap_address(log);
-    vm.memory.clear_dirty_log(
+    vm.memory_of(log.slot)?.clear_dirty_log(
         log.slot,
         log.first_page,
         log.num_pages,

@@ -52,6 +52,7 @@ fn is_awake(cpu: &mut Cpu<'_>) -> bool {
         let blocking = cpu.blocking();
         let wakes = cpu.arch.events.wakes(&blocking) || cpu.rflags().if_() && cpu.has_interrupt();
         if wakes {
+            cpu.arch.smm.ended_halt = cpu.arch.events.smi();
             cpu.arch.mp_state = MpState::Runnable;
         }
     }

@@ -24,7 +24,11 @@ use crate::arch::{
 };
 use burrow_sys::{
     context,
-    uapi::kvm_run, //
+    uapi::{
+        kvm_run,
+        KVM_RUN_X86_GUEST_MODE,
+        KVM_RUN_X86_SMM, //
+    },
 };
 use core::mem::offset_of;
 use kernel::prelude::*;
@@ -198,11 +202,25 @@ fn leave(cpu: &mut Cpu<'_>, exit: UserExit) -> Result {
     }
 }
 
+/// `KVM_RUN_X86_*`: what mode the vCPU is in.
+fn flags(cpu: &Cpu<'_>) -> u16 {
+    let smm = match cpu.is_smm() {
+        true => KVM_RUN_X86_SMM,
+        false => 0,
+    };
+    let l2 = match cpu.is_l2() {
+        true => KVM_RUN_X86_GUEST_MODE,
+        false => 0,
+    };
+    // CAST: bits of a 16-bit field.
+    (smm | l2) as u16
+}
+
 /// Refreshes what userspace may read in `struct kvm_run` after every return.
 fn publish(cpu: &mut Cpu<'_>) {
     let run = &cpu.vcpu.pages.run;
     run.write(offset_of!(kvm_run, if_flag), u8::from(cpu.rflags().if_()));
-    run.write(offset_of!(kvm_run, flags), 0u16);
+    run.write(offset_of!(kvm_run, flags), flags(cpu));
     run.write(offset_of!(kvm_run, cr8), u64::from(cpu.cr8()));
     run.write(offset_of!(kvm_run, apic_base), cpu.apic_base());
     run.write(

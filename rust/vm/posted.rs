@@ -12,6 +12,7 @@ const NMI_FIRST: u64 = 1 << 0;
 const NMI_SECOND: u64 = 1 << 1;
 const INIT: u64 = 1 << 2;
 const SIPI: u64 = 1 << 3;
+const SMI: u64 = 1 << 4;
 const TIMER: u64 = 1 << 5;
 const SIPI_VECTOR_SHIFT: u32 = 8;
 
@@ -39,6 +40,8 @@ pub(crate) struct Posted {
 pub(crate) struct Signals {
     /// How many NMIs arrived, 0 to 2: more cannot be told apart.
     pub(crate) nmis: u8,
+    /// An SMI arrived.
+    pub(crate) smi: bool,
     /// INIT arrived.
     pub(crate) init: bool,
     /// A start-up IPI arrived after the last INIT, with this vector.
@@ -107,6 +110,11 @@ impl Posted {
         }
     }
 
+    /// Posts an SMI.
+    pub(crate) fn post_smi(&self) {
+        self.signals.set(SMI);
+    }
+
     /// Posts an INIT, which voids a start-up IPI before it.
     pub(crate) fn post_init(&self) {
         self.signals.clear(SIPI);
@@ -130,6 +138,7 @@ impl Posted {
         let signals = self.signals.take();
         Signals {
             nmis: u8::from(signals & NMI_FIRST != 0) + u8::from(signals & NMI_SECOND != 0),
+            smi: signals & SMI != 0,
             init: signals & INIT != 0,
             // CAST: cut to the vector's byte.
             sipi: (signals & SIPI != 0).then_some((signals >> SIPI_VECTOR_SHIFT) as u8),

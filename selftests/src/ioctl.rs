@@ -92,6 +92,9 @@ ioctls! {
     KVM_GET_MP_STATE = ior::<kvm_mp_state>(0x98);
     KVM_SET_MP_STATE = iow::<kvm_mp_state>(0x99);
     KVM_NMI = io(0x9a);
+    KVM_GET_VCPU_EVENTS = ior::<kvm_vcpu_events>(0x9f);
+    KVM_SET_VCPU_EVENTS = iow::<kvm_vcpu_events>(0xa0);
+    KVM_SMI = io(0xb7);
     KVM_GET_CLOCK = ior::<kvm_clock_data>(0x7c);
     KVM_GET_PIT2 = ior::<kvm_pit_state2>(0x9f);
     KVM_SET_PIT2 = iow::<kvm_pit_state2>(0xa0);

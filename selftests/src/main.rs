@@ -50,6 +50,7 @@ mod real;
 mod regs;
 mod routing;
 mod signal;
+mod smm;
 mod smp;
 mod suspend;
 mod system;
@@ -70,6 +71,7 @@ const GROUPS: &[harness::Group] = &[
     signal::GROUP,
     exception::GROUP,
     event::GROUP,
+    smm::GROUP,
     hypercall::GROUP,
     msr::GROUP,
     host_memory::GROUP,

@@ -230,6 +230,9 @@ impl Cpu<'_> {
                 self.carry_out(&effects);
             }
         }
+        if signals.smi {
+            self.arch.events.add_smi();
+        }
         if signals.init {
             self.accept_init();
         }
@@ -250,9 +253,20 @@ impl Cpu<'_> {
         }
     }
 
+    /// Takes the INIT that system-management mode has held back, if there is one.
+    pub(crate) fn accept_latched_init(&mut self) {
+        if core::mem::take(&mut self.arch.smm.latched_init) {
+            self.accept_init();
+        }
+    }
+
     /// INIT: resets the processor. An application processor waits for SIPI then. VMX operation blocks
-    /// it; to L2, it is an exit.
+    /// it; to L2, it is an exit. System-management mode holds it back.
     fn accept_init(&mut self) {
+        if self.is_smm() {
+            self.arch.smm.latched_init = true;
+            return;
+        }
         if let Some(nested) = self.arch.nested.as_mut() {
             if nested.state != State::VmxOff {
                 nested.has_init = true;

@@ -37,7 +37,7 @@ impl Cpu<'_> {
             efer: self.efer(),
             cs_long: self.segment_rights(GUEST_CS_AR_BYTES).l(),
             tss_is_16bit: self.segment(Name::Tr).rights.type_() & 0b1000 == 0,
-            is_smm: false,
+            is_smm: self.is_smm(),
             cr0_fixed,
             cr4_fixed,
         }

@@ -349,16 +349,10 @@ impl Ops<'_, '_> {
 
     fn read_piece(&mut self, piece: &Piece, bytes: &mut [u8]) -> Result<(), Stop> {
         if !piece.is_device && self.cpu.is_memory(piece.gpa) {
-            return self
-                .cpu
-                .vcpu
-                .vm
-                .memory
-                .read(piece.gpa, bytes)
-                .map_err(|error| {
-                    self.cpu.arch.replay.host_error = Some(error);
-                    Stop::Unhandleable
-                });
+            return self.cpu.memory().read(piece.gpa, bytes).map_err(|error| {
+                self.cpu.arch.replay.host_error = Some(error);
+                Stop::Unhandleable
+            });
         }
         let mut gpa = piece.gpa.0;
         for part in bytes.chunks_mut(8) {
@@ -399,16 +393,10 @@ impl Ops<'_, '_> {
 
     fn write_piece(&mut self, piece: &Piece, bytes: &[u8]) -> Result<(), Stop> {
         if !piece.is_device && self.cpu.is_writable_memory(piece.gpa) {
-            return self
-                .cpu
-                .vcpu
-                .vm
-                .memory
-                .write(piece.gpa, bytes)
-                .map_err(|error| {
-                    self.cpu.arch.replay.host_error = Some(error);
-                    Stop::Unhandleable
-                });
+            return self.cpu.memory().write(piece.gpa, bytes).map_err(|error| {
+                self.cpu.arch.replay.host_error = Some(error);
+                Stop::Unhandleable
+            });
         }
         let mut gpa = piece.gpa.0;
         for part in bytes.chunks(8) {
@@ -543,9 +531,7 @@ impl EmulOps for Ops<'_, '_> {
         let translated = self.cpu.translate(address, Kind::Fetch, privilege);
         let gpa = translated.map_err(|error| self.linear(error))?.gpa;
         self.cpu
-            .vcpu
-            .vm
-            .memory
+            .memory()
             .read(gpa, bytes)
             .map_err(|_| Stop::Unhandleable)
     }
@@ -597,13 +583,7 @@ impl EmulOps for Ops<'_, '_> {
             u64::from_le_bytes(le)
         };
         let (old, size) = (word(old), new.len() as u32);
-        match self
-            .cpu
-            .vcpu
-            .vm
-            .memory
-            .cmpxchg(piece.gpa, size, old, word(new))
-        {
+        match self.cpu.memory().cmpxchg(piece.gpa, size, old, word(new)) {
             Ok(Ok(())) => Ok(Swap::Done),
             Ok(Err(_)) => Ok(Swap::Differs),
             Err(error) => {
@@ -859,11 +839,11 @@ impl Cpu<'_> {
 
     /// Returns whether memory backs `gpa`.
     fn is_memory(&self, gpa: Gpa) -> bool {
-        self.vcpu.vm.memory.is_memory(gpa)
+        self.memory().is_memory(gpa)
     }
 
     /// Returns whether memory that can be written backs `gpa`.
     fn is_writable_memory(&self, gpa: Gpa) -> bool {
-        self.vcpu.vm.memory.is_writable(gpa)
+        self.memory().is_writable(gpa)
     }
 }

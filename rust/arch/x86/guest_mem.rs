@@ -154,7 +154,7 @@ impl Cpu<'_> {
         let access = Access { kind, privilege };
         let mut tables = Tables {
             cpu: self,
-            entries: self.vcpu.vm.memory.entries(),
+            entries: self.memory().entries(),
         };
         let mut translation = walk::translate(&mut tables, &paging, gva, access)?;
         let rights = match kind {
@@ -194,6 +194,6 @@ impl Cpu<'_> {
         let at = self
             .to_l1(gpa, Access12::Walk(Rights12::Read))
             .map_err(|_| EFAULT)?;
-        self.vcpu.vm.memory.read(at, out)
+        self.memory().read(at, out)
     }
 }

@@ -41,7 +41,7 @@ impl Cpu<'_> {
         Blocking {
             interruptibility: self.interruptibility(),
             interrupts_enabled: self.rflags().if_(),
-            is_smm: false,
+            is_smm: self.is_smm(),
             debugger_blocks: self.arch.guest_debug.blocks_interrupts(),
         }
     }
@@ -101,7 +101,10 @@ impl Cpu<'_> {
             Inject::AcknowledgeInterrupt => self
                 .acknowledge_interrupt()
                 .map(|vector| self.arch.events.inject_interrupt(vector)),
-            Inject::EnterSmm => None,
+            Inject::EnterSmm => {
+                self.enter_smm()?;
+                None
+            }
             Inject::Shutdown => {
                 self.arch.events.take_triple_fault();
                 return Err(Stop::ToUser(UserExit::Shutdown));

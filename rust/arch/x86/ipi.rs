@@ -127,7 +127,7 @@ impl Tally {
 fn signal(vcpu: &VcpuShared, signal: Signal) -> Option<bool> {
     let posted = &vcpu.posted;
     let is_new = match signal {
-        Signal::Nothing | Signal::Smi => return None,
+        Signal::Nothing => return None,
         Signal::Interrupt { vector, trigger } => posted.post(
             vector,
             match trigger {
@@ -137,6 +137,10 @@ fn signal(vcpu: &VcpuShared, signal: Signal) -> Option<bool> {
         ),
         Signal::Nmi => {
             posted.post_nmi();
+            true
+        }
+        Signal::Smi => {
+            posted.post_smi();
             true
         }
         Signal::Init => {

@@ -27,6 +27,7 @@ pub(crate) mod vm;
 
 pub(crate) mod cpu;
 pub(crate) mod segments;
+pub(crate) mod smm;
 
 pub(crate) mod mmu;
 

@@ -78,6 +78,7 @@ pub(crate) fn support() -> Support {
     Support {
         tsc_aux: host.ctls.initial.proc2.rdtscp(),
         spec_ctrl: host.has_spec_ctrl,
+        smm: true,
         nested: params::nested(),
         paravirt: PARAVIRT,
         ..Support::default()
@@ -156,7 +157,7 @@ fn find_msr_caps(vcpu: &Vcpu, arch: &VcpuArch) -> Caps {
         tsx_ctrl: false,
         mwait_followed: !options.has_quirk(Quirk::MiscEnableNoMwait),
         lmce: arch.mce.capabilities() & mce::capability::LMCE_P != 0,
-        smm: false,
+        smm: true,
         platform_info: options.platform_info.load(Relaxed),
         paravirt: arch.cpuid.paravirt,
         linear_width: LinearWidth::Bits48,

@@ -20,7 +20,7 @@ use burrow_core::{
 impl Cpu<'_> {
     /// Turns logging on or off, as the VM's memory wants it.
     pub(crate) fn update_cpu_logs(&mut self) {
-        let on = self.arch.pml.is_some() && self.vcpu.vm.memory.cpu_logs();
+        let on = self.arch.pml.is_some() && self.memory().cpu_logs();
         let is_own_ept = match self.arch.nested.as_deref_mut() {
             Some(nested) if nested.state.is_non_root() => {
                 nested.l1.ctls.proc2 = nested.l1.ctls.proc2.with_pml(on);
@@ -63,7 +63,7 @@ impl Cpu<'_> {
         };
         if !logged.is_empty() {
             let gfns = logged.map(|index| Gpa(log.entry(index)).gfn());
-            self.vcpu.vm.memory.mark_all_dirty(gfns);
+            self.memory().mark_all_dirty(gfns);
             vmcs.set(GUEST_PML_INDEX, pml::EMPTY);
         }
     }

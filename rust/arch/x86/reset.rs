@@ -76,7 +76,7 @@ impl Cpu<'_> {
         vmcs.set(VM_ENTRY_MSR_LOAD_COUNT, 0);
         vmcs.set(VM_ENTRY_INTR_INFO_FIELD, 0);
         vmcs.set(VMCS_LINK_POINTER, u64::MAX);
-        vmcs.set(EPT_POINTER, self.vcpu.vm.memory.eptp());
+        vmcs.set(EPT_POINTER, self.memory().eptp());
         vmcs.set(MSR_BITMAP, self.arch.msr_bitmap.address());
         vmcs.set(TSC_OFFSET, 0);
         if ctls.proc2.xsaves() {

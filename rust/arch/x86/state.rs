@@ -144,6 +144,26 @@ pub(crate) enum Completion {
     },
 }
 
+/// Whether NMIs were blocked when an SMI came; they are in its handler.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NmisBefore {
+    /// They were not.
+    Open,
+    /// They were, and are after RSM.
+    Blocked,
+}
+
+/// System-management mode.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Smm {
+    /// While the vCPU is in it: how NMIs were before.
+    pub(crate) nmis_before: Option<NmisBefore>,
+    /// An INIT waits for RSM.
+    pub(crate) latched_init: bool,
+    /// An SMI has ended HLT, and is taken next.
+    pub(crate) ended_halt: bool,
+}
+
 /// PAT after reset: WB, WT, UC-, UC, twice.
 pub(crate) const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 
@@ -205,6 +225,8 @@ pub(crate) struct VcpuArch {
     pub(crate) pml: Option<LogPage>,
     /// What a guest hypervisor needs; `None` if guests cannot be hypervisors.
     pub(crate) nested: Option<KBox<Nested>>,
+    /// System-management mode.
+    pub(crate) smm: Smm,
     /// `KVM_SET_SIGNAL_MASK`.
     pub(crate) signal_mask: Option<u64>,
     /// `KVM_SET_GUEST_DEBUG`.
@@ -276,6 +298,7 @@ impl VcpuArch {
             },
             msrs_open: OpenWords::ALL,
             nested: Nested::new(options.has_quirk(Quirk::StuffFeatureMsrs))?,
+            smm: Smm::default(),
             signal_mask: None,
             guest_debug: GuestDebug::default(),
             leaves_at_once: false,

@@ -32,6 +32,7 @@ use crate::{
     },
 };
 use burrow_core::{
+    memslot::SlotId,
     request::Request,
     stats::Id,
     x86::{
@@ -52,7 +53,8 @@ use kernel::{
             Relaxed, //
         },
         Arc,
-        Mutex, //
+        Mutex,
+        SetOnce, //
     },
 };
 
@@ -106,11 +108,29 @@ impl Setup {
     }
 }
 
+/// The address space of system-management mode.
+const SMM_SPACE: u16 = 1;
+
+fn memory_config() -> Config {
+    let host = crate::host::host();
+    let log = if host.ctls.has_pml() {
+        DirtyLog::Pml
+    } else {
+        DirtyLog::WriteProtect
+    };
+    Config::new(host.ctls.ept_vpid, host.maxphyaddr, false, log)
+}
+
 /// A virtual machine.
 #[pin_data]
 pub(crate) struct Vm {
     /// Guest memory.
     pub(crate) memory: GuestMemory,
+    /// The memory of system-management mode.
+    smram: SetOnce<GuestMemory>,
+    /// Held while that is made.
+    #[pin]
+    smram_lock: Mutex<()>,
     /// The vCPUs.
     pub(crate) vcpus: Arc<Vcpus>,
     /// Devices in the kernel.
@@ -160,17 +180,10 @@ impl Vm {
     /// `EINVAL` for a task without an address space, `ENOMEM` when there is no memory.
     pub(crate) fn new() -> Result<Arc<Self>> {
         let vcpus = Vcpus::new()?;
-        let host = crate::host::host();
-        let log = if host.ctls.has_pml() {
-            DirtyLog::Pml
-        } else {
-            DirtyLog::WriteProtect
-        };
-        let config = Config::new(host.ctls.ept_vpid, host.maxphyaddr, false, log);
         // CAST: process ids are not negative.
         let pid = kernel::current!().pid() as u32;
         let stats = VmStats::new(Id::vm(pid))?;
-        let memory = GuestMemory::new(vcpus.clone(), stats.clone(), config)?;
+        let memory = GuestMemory::new(vcpus.clone(), stats.clone(), memory_config())?;
         let apics = ApicBus::new(vcpus.clone())?;
         let chips = Chips::new(apics.clone())?;
         let routing = Routing::new(apics.clone(), chips.clone())?;
@@ -179,6 +192,8 @@ impl Vm {
         Arc::pin_init(
             pin_init!(Self {
                 memory,
+                smram: SetOnce::new(),
+                smram_lock <- new_mutex!((), "kvm_smram"),
                 vcpus,
                 devices,
                 coalesced,
@@ -199,6 +214,44 @@ impl Vm {
             }),
             GFP_KERNEL_ACCOUNT,
         )
+    }
+
+    /// Returns the memory that vCPUs in system-management mode see; it is made when it is first asked
+    /// for, as most VMs have none.
+    ///
+    /// # Errors
+    ///
+    /// As of [`GuestMemory::new`].
+    pub(crate) fn smram(&self) -> Result<&GuestMemory> {
+        if let Some(memory) = self.smram.as_ref() {
+            return Ok(memory);
+        }
+        let _guard = self.smram_lock.lock();
+        if self.smram.as_ref().is_none() {
+            let memory = GuestMemory::new(self.vcpus.clone(), self.stats.clone(), memory_config())?;
+            memory.copy_manual_protect(&self.memory);
+            self.smram.populate(memory);
+        }
+        self.smram.as_ref().ok_or(ENOMEM)
+    }
+
+    /// Returns the memory that vCPUs in system-management mode see, if it is there.
+    #[inline]
+    pub(crate) fn smram_if_made(&self) -> Option<&GuestMemory> {
+        self.smram.as_ref()
+    }
+
+    /// Returns the memory that holds the slot with this name. One that no slot can have is refused by
+    /// the memory that is returned.
+    ///
+    /// # Errors
+    ///
+    /// As of [`GuestMemory::new`].
+    pub(crate) fn memory_of(&self, slot: u32) -> Result<&GuestMemory> {
+        match SlotId::from_raw(slot).as_id {
+            SMM_SPACE => self.smram(),
+            _ => Ok(&self.memory),
+        }
     }
 
     /// Checks that the caller may use the VM.

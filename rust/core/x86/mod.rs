@@ -15,6 +15,7 @@ pub mod nested;
 pub mod pvclock;
 pub mod regs;
 pub mod segment;
+pub mod smm;
 pub mod steal;
 pub mod tdp;
 pub mod vmx;

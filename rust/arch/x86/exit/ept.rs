@@ -42,7 +42,7 @@ pub(super) fn violation(cpu: &mut Cpu<'_>) -> Handled {
         Access::Read
     };
     trace::kvm_page_fault(cpu.vcpu.shared.id, gpa.0, qualification.0, || cpu.rip());
-    let fault = cpu.vcpu.vm.memory.fault(gpa, access)?;
+    let fault = cpu.memory().fault(gpa, access)?;
     cpu.note_fault(&fault);
     match fault {
         // A signal is seen by the run loop.

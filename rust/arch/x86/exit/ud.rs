@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Invalid-opcode exceptions: a guest may call its hypervisor by AMD's instruction.
+//! Invalid-opcode exceptions: RSM, and a guest may call its hypervisor by AMD's instruction.
 
 use crate::arch::x86::{
     cpu::Cpu,
@@ -22,10 +22,18 @@ use burrow_core::{
 const VMMCALL: [u8; 3] = [0x0f, 0x01, 0xd9];
 const VMCALL_END: u8 = 0xc1;
 
+/// RSM, which is #UD outside of system-management mode, and to the processor that mode is not ours.
+const RSM: [u8; 2] = [0x0f, 0xaa];
+
+/// Carries RSM out in system-management mode.
+///
 /// Replaces VMMCALL, which does not exist here, by VMCALL, as guests have come to expect of KVM, unless
 /// userspace turned that off. Any other #UD is the guest's.
 pub(super) fn undefined(cpu: &mut Cpu<'_>) -> Handled {
-    if !is_vmmcall(cpu) || !cpu.vcpu.vm.options.has_quirk(Quirk::FixHypercallInsn) {
+    if cpu.is_smm() && is_insn(cpu, &RSM) {
+        return cpu.leave_smm();
+    }
+    if !is_insn(cpu, &VMMCALL) || !cpu.vcpu.vm.options.has_quirk(Quirk::FixHypercallInsn) {
         return Err(Stop::Inject(Exception::UD));
     }
     let end = byte_of_insn(cpu, VMMCALL.len() - 1);
@@ -34,7 +42,7 @@ pub(super) fn undefined(cpu: &mut Cpu<'_>) -> Handled {
         Err(LinearError::Fault(exception)) => return Err(Stop::Inject(exception)),
         Err(LinearError::Nested(fault)) => return cpu.exit_for_ept(fault),
     };
-    match cpu.vcpu.vm.memory.write(at, &[VMCALL_END]) {
+    match cpu.memory().write(at, &[VMCALL_END]) {
         Ok(()) => Ok(Outcome::Resume),
         Err(_) => Err(Stop::Inject(Exception::UD)),
     }
@@ -48,11 +56,11 @@ fn byte_of_insn(cpu: &Cpu<'_>, offset: usize) -> Gva {
     }
 }
 
-fn is_vmmcall(cpu: &Cpu<'_>) -> bool {
-    VMMCALL.iter().enumerate().all(|(offset, expected)| {
+fn is_insn(cpu: &Cpu<'_>, insn: &[u8]) -> bool {
+    insn.iter().enumerate().all(|(offset, expected)| {
         let mut byte = [0];
         cpu.translate(byte_of_insn(cpu, offset), Kind::Fetch, cpu.privilege())
-            .is_ok_and(|at| cpu.vcpu.vm.memory.read(at.gpa, &mut byte).is_ok())
+            .is_ok_and(|at| cpu.memory().read(at.gpa, &mut byte).is_ok())
             && byte[0] == *expected
     })
 }

@@ -156,7 +156,7 @@ impl Config {
             features,
             root_level,
             log,
-            nr_address_spaces: 1,
+            nr_address_spaces: NR_ADDRESS_SPACES,
         }
     }
 
@@ -175,6 +175,9 @@ impl Config {
 pub(crate) const MANUAL_PROTECT_ENABLE: u32 = 1 << 0;
 /// With it: bitmaps start all dirty, and nothing is protected until it is cleared.
 pub(crate) const MANUAL_PROTECT_INITIALLY_SET: u32 = 1 << 1;
+
+/// `KVM_CAP_MULTI_ADDRESS_SPACE`: the memory of the VM, and that of system-management mode.
+pub(crate) const NR_ADDRESS_SPACES: u16 = 2;
 
 /// Frames that are zapped at a time, a power of 2: how long `mmu_lock` is held.
 const ZAPPED_AT_A_TIME: u64 = Level::Pdpt.pages();
@@ -294,6 +297,12 @@ impl GuestMemory {
         }
         self.shared.manual_protect.store(flags, Relaxed);
         Ok(())
+    }
+
+    /// Takes what `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2` was enabled with over from the VM's `other` memory.
+    pub(crate) fn copy_manual_protect(&self, other: &Self) {
+        let flags = other.shared.manual_protect.load(Relaxed);
+        self.shared.manual_protect.store(flags, Relaxed);
     }
 
     /// Creates, moves, deletes or changes the flags of a slot: `KVM_SET_USER_MEMORY_REGION`.

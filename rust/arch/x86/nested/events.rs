@@ -126,6 +126,8 @@ impl Cpu<'_> {
         let interrupt_blocked = !self.rflags().if_() || interruptibility.has_shadow();
         let interrupt = self.pending_interrupt();
         let tsc = self.guest_tsc();
+        // In system-management mode L2 does not run.
+        let smi = self.arch.events.smi();
         let events = &self.arch.events;
         let exception = events.pending().map(|pending| PendingException {
             vector: pending.exception.vector,
@@ -144,7 +146,7 @@ impl Cpu<'_> {
             exception,
             mtf,
             timer: deadline.is_some_and(|end| timer::has_expired(end, tsc)),
-            smi: false,
+            smi,
             nmi,
             nmi_blocked: interruptibility.nmi(),
             interrupt,

@@ -12,7 +12,8 @@
 //! [`state`]: data; [`caps`]: the capability MSRs; [`insn`]: VMX instructions of L1, with [`operand`]
 //! and [`region`], and [`access`] and [`invalidate`] for some; [`enter`] and [`leave`]: the ways into L2
 //! and back, with [`env`], [`vmcs02`], [`pages`] and [`lists`]; [`reflect`]: exits of L2; [`events`]:
-//! events while L2 runs; [`ept`]: L1's EPT; [`save`]: `KVM_GET_NESTED_STATE` and its counterpart.
+//! events while L2 runs; [`ept`]: L1's EPT; [`save`]: `KVM_GET_NESTED_STATE` and its counterpart;
+//! [`smm`]: SMI and RSM.
 
 pub(crate) mod state;
 
@@ -32,6 +33,7 @@ mod reflect;
 mod region;
 mod resume;
 mod save;
+mod smm;
 mod vmcs02;
 
 pub(crate) use insn::execute;

@@ -81,7 +81,7 @@ impl Cpu<'_> {
         Ok(())
     }
 
-    fn bring_vmcs12_up_to_date(&mut self) -> Result<(), Stop> {
+    pub(super) fn bring_vmcs12_up_to_date(&mut self) -> Result<(), Stop> {
         if self.arch.nested.is_none() {
             return Ok(());
         }
@@ -110,7 +110,7 @@ impl Cpu<'_> {
         let target = Target {
             has_vmx: self.arch.nested.is_some() && self.arch.cpuid.caps.has(feature::VMX),
             phys_bits: self.arch.cpuid.limits.maxphyaddr,
-            is_in_smm: false,
+            is_in_smm: self.is_smm(),
         };
         let saved = save::parse(&header, &target).map_err(|_| EINVAL)?;
         self.drop_l2();
@@ -118,7 +118,6 @@ impl Cpu<'_> {
         if self.arch.nested.is_none() || saved.state == State::VmxOff {
             return Ok(());
         }
-        let root = saved.state.root().ok_or(EINVAL)?;
         self.make_vmcs02s().map_err(errno)?;
         let nested = self.nested().map_err(errno)?;
         if saved.has_vmcs12 {
@@ -133,7 +132,10 @@ impl Cpu<'_> {
                 return Err(EINVAL);
             }
         }
-        nested.state = State::Root(root);
+        nested.state = match (saved.state, saved.state.root()) {
+            (State::NonRoot(_), Some(root)) => State::Root(root),
+            (other, _) => other,
+        };
         let State::NonRoot(l2) = saved.state else {
             return Ok(());
         };
