@@ -44,7 +44,7 @@ fn write(arg: usize, room: u32, entries: &[kvm_cpuid_entry2]) -> Result<isize> {
     if room < count {
         return Err(E2BIG);
     }
-    uapi::write_slice(arg + HEADER, entries)?;
+    uapi::write_slice(uapi::field(arg, HEADER)?, entries)?;
     uapi::write(arg, &count)?;
     Ok(0)
 }
@@ -59,7 +59,7 @@ pub(super) fn set(cpu: &mut Cpu<'_>, arg: usize) -> Result {
     if count > MAX_ENTRIES {
         return Err(E2BIG);
     }
-    let entries = uapi::read_vec::<kvm_cpuid_entry2>(arg + HEADER, count as usize)?;
+    let entries = uapi::read_vec::<kvm_cpuid_entry2>(uapi::field(arg, HEADER)?, count as usize)?;
     cpu.set_cpuid(&entries)
 }
 

@@ -50,7 +50,7 @@ pub(super) fn set_gsi_routing(vm: &Vm, arg: usize) -> Result {
     if count as usize > KVM_MAX_IRQ_ROUTES || flags != 0 {
         return Err(EINVAL);
     }
-    let entries = uapi::read_vec(arg + ROUTING_HEADER, count as usize)?;
+    let entries = uapi::read_vec(uapi::field(arg, ROUTING_HEADER)?, count as usize)?;
     let format = vm.apics.msi_format();
     vm.routing.set(
         &entries,

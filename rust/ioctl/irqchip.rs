@@ -96,7 +96,8 @@ fn needs_chips(vm: &Vm) -> Result {
 pub(super) fn get(vm: &Vm, arg: usize) -> Result {
     let mut bytes = uapi::read_bytes(arg, CHIP_SIZE)?;
     needs_chips(vm)?;
-    let chip_id: u32 = uapi::read(arg)?;
+    // The same that is written back, whatever userspace has there now.
+    let chip_id = u32::from_le_bytes(*bytes.first_chunk().ok_or(EINVAL)?);
     let chips = &vm.chips;
     let state = bytes.get_mut(CHIP_STATE..).ok_or(EINVAL)?;
     match chip_id {

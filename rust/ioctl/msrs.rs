@@ -49,7 +49,7 @@ pub(super) fn feature_index_list(arg: usize) -> Result<isize> {
 fn write_list(arg: usize, fill: impl Fn(&mut dyn FnMut(u32))) -> Result<isize> {
     let room: u32 = uapi::read(arg)?;
     let mut count = 0u32;
-    fill(&mut |_| count += 1);
+    fill(&mut |_| count = count.wrapping_add(1));
     uapi::write(arg, &count)?;
     if room < count {
         return Err(E2BIG);
@@ -62,7 +62,7 @@ fn write_list(arg: usize, fill: impl Fn(&mut dyn FnMut(u32))) -> Result<isize> {
         }
     });
     result?;
-    uapi::write_slice(arg + LIST_HEADER, &numbers)?;
+    uapi::write_slice(uapi::field(arg, LIST_HEADER)?, &numbers)?;
     Ok(0)
 }
 
@@ -75,13 +75,14 @@ fn each(
     if count >= MAX_MSRS {
         return Err(E2BIG);
     }
-    let mut entries = uapi::read_vec::<kvm_msr_entry>(arg + MSRS_HEADER, count as usize)?;
-    let mut done = 0;
+    let mut entries =
+        uapi::read_vec::<kvm_msr_entry>(uapi::field(arg, MSRS_HEADER)?, count as usize)?;
+    let mut done = 0usize;
     for entry in entries.iter_mut() {
         if f(entry).is_err() {
             break;
         }
-        done += 1;
+        done = done.wrapping_add(1);
     }
     Ok((entries, done))
 }
@@ -92,7 +93,7 @@ pub(super) fn get(cpu: &mut Cpu<'_>, arg: usize) -> Result<isize> {
         entry.data = cpu.read_msr_for_host(entry.index)?;
         Ok(())
     })?;
-    uapi::write_slice(arg + MSRS_HEADER, &entries)?;
+    uapi::write_slice(uapi::field(arg, MSRS_HEADER)?, &entries)?;
     Ok(done as isize)
 }
 
@@ -110,7 +111,7 @@ pub(super) fn get_feature_msrs(arg: usize) -> Result<isize> {
         entry.data = value.ok_or(EINVAL)?;
         Ok(())
     })?;
-    uapi::write_slice(arg + MSRS_HEADER, &entries)?;
+    uapi::write_slice(uapi::field(arg, MSRS_HEADER)?, &entries)?;
     Ok(done as isize)
 }
 

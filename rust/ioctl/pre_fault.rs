@@ -56,8 +56,8 @@ fn map_all(cpu: &Cpu<'_>, range: &mut kvm_pre_fault_memory) -> Result {
     while range.size != 0 {
         match map(cpu, Gpa(range.gpa)) {
             Ok(()) => {
-                range.gpa += PAGE_SIZE;
-                range.size -= PAGE_SIZE;
+                range.gpa = range.gpa.wrapping_add(PAGE_SIZE);
+                range.size = range.size.wrapping_sub(PAGE_SIZE);
             }
             Err(error) if range.size == size => return Err(error),
             Err(_) => break,

@@ -409,61 +409,66 @@ mod legacy {
     pub(super) const XSTATE_BV: usize = 512;
 }
 
-fn u16_at(image: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([image[at], image[at + 1]])
+/// The legacy region, and the header as far as XSTATE_BV.
+type Legacy = [u8; 520];
+
+fn bytes_at<const N: usize>(image: &Legacy, at: usize) -> [u8; N] {
+    let bytes = image.get(at..).and_then(<[u8]>::first_chunk);
+    bytes.copied().unwrap_or([0; N])
 }
 
-fn u64_at(image: &[u8], at: usize) -> u64 {
-    let mut le = [0; 8];
-    le.copy_from_slice(&image[at..at + 8]);
-    u64::from_le_bytes(le)
+fn put(image: &mut Legacy, at: usize, bytes: &[u8]) {
+    for (to, from) in image.iter_mut().skip(at).zip(bytes) {
+        *to = *from;
+    }
 }
 
 /// `KVM_GET_FPU`.
 pub(super) fn get_fpu(cpu: &mut Cpu<'_>) -> Result<kvm_fpu> {
-    // PANIC: the image is at least a page, and the offsets are constants below 512.
     let image = xsave_image(cpu)?;
+    let image: &Legacy = image.first_chunk().ok_or(EINVAL)?;
+    let [ftwx] = bytes_at(image, legacy::FTW);
     let mut fpu = kvm_fpu {
-        fcw: u16_at(&image, legacy::FCW),
-        fsw: u16_at(&image, legacy::FSW),
-        ftwx: image[legacy::FTW],
-        last_opcode: u16_at(&image, legacy::FOP),
-        last_ip: u64_at(&image, legacy::FIP),
-        last_dp: u64_at(&image, legacy::FDP),
-        // CAST: the low half of the quadword.
-        mxcsr: u64_at(&image, legacy::MXCSR) as u32,
+        fcw: u16::from_le_bytes(bytes_at(image, legacy::FCW)),
+        fsw: u16::from_le_bytes(bytes_at(image, legacy::FSW)),
+        ftwx,
+        last_opcode: u16::from_le_bytes(bytes_at(image, legacy::FOP)),
+        last_ip: u64::from_le_bytes(bytes_at(image, legacy::FIP)),
+        last_dp: u64::from_le_bytes(bytes_at(image, legacy::FDP)),
+        mxcsr: u32::from_le_bytes(bytes_at(image, legacy::MXCSR)),
         ..kvm_fpu::default()
     };
-    for (i, register) in fpu.fpr.iter_mut().enumerate() {
-        register.copy_from_slice(&image[legacy::ST + 16 * i..][..16]);
+    for (register, at) in fpu.fpr.iter_mut().zip((legacy::ST..).step_by(16)) {
+        *register = bytes_at(image, at);
     }
-    for (i, register) in fpu.xmm.iter_mut().enumerate() {
-        register.copy_from_slice(&image[legacy::XMM + 16 * i..][..16]);
+    for (register, at) in fpu.xmm.iter_mut().zip((legacy::XMM..).step_by(16)) {
+        *register = bytes_at(image, at);
     }
     Ok(fpu)
 }
 
 /// `KVM_SET_FPU`.
 pub(super) fn set_fpu(cpu: &mut Cpu<'_>, fpu: &kvm_fpu) -> Result {
-    // PANIC: as in `get_fpu()`.
-    let mut image = xsave_image(cpu)?;
-    image[legacy::FCW..][..2].copy_from_slice(&fpu.fcw.to_le_bytes());
-    image[legacy::FSW..][..2].copy_from_slice(&fpu.fsw.to_le_bytes());
-    image[legacy::FTW] = fpu.ftwx;
-    image[legacy::FOP..][..2].copy_from_slice(&fpu.last_opcode.to_le_bytes());
-    image[legacy::FIP..][..8].copy_from_slice(&fpu.last_ip.to_le_bytes());
-    image[legacy::FDP..][..8].copy_from_slice(&fpu.last_dp.to_le_bytes());
-    image[legacy::MXCSR..][..4].copy_from_slice(&fpu.mxcsr.to_le_bytes());
-    for (i, register) in fpu.fpr.iter().enumerate() {
-        image[legacy::ST + 16 * i..][..16].copy_from_slice(register);
-    }
-    for (i, register) in fpu.xmm.iter().enumerate() {
-        image[legacy::XMM + 16 * i..][..16].copy_from_slice(register);
-    }
     const X87_SSE: u8 = 3;
-    image[legacy::XSTATE_BV] |= X87_SSE;
+    let mut whole = xsave_image(cpu)?;
+    let image: &mut Legacy = whole.first_chunk_mut().ok_or(EINVAL)?;
+    put(image, legacy::FCW, &fpu.fcw.to_le_bytes());
+    put(image, legacy::FSW, &fpu.fsw.to_le_bytes());
+    put(image, legacy::FTW, &[fpu.ftwx]);
+    put(image, legacy::FOP, &fpu.last_opcode.to_le_bytes());
+    put(image, legacy::FIP, &fpu.last_ip.to_le_bytes());
+    put(image, legacy::FDP, &fpu.last_dp.to_le_bytes());
+    put(image, legacy::MXCSR, &fpu.mxcsr.to_le_bytes());
+    for (register, at) in fpu.fpr.iter().zip((legacy::ST..).step_by(16)) {
+        put(image, at, register);
+    }
+    for (register, at) in fpu.xmm.iter().zip((legacy::XMM..).step_by(16)) {
+        put(image, at, register);
+    }
+    let [features] = bytes_at(image, legacy::XSTATE_BV);
+    put(image, legacy::XSTATE_BV, &[features | X87_SSE]);
     let x = &mut cpu.arch.extended;
-    x.fpu.copy_in(&image, crate::host::host().xcr0, &mut x.pkru)
+    x.fpu.copy_in(&whole, crate::host::host().xcr0, &mut x.pkru)
 }
 
 /// `KVM_GET_XCRS`.

@@ -166,9 +166,7 @@ fn get_lapic(cpu: &mut Cpu<'_>, arg: usize) -> Result {
 /// `EINVAL` where the kernel has no local APIC, or the state is another's.
 fn set_lapic(cpu: &mut Cpu<'_>, arg: usize) -> Result {
     let bytes = uapi::read_bytes(arg, KVM_APIC_REG_SIZE as usize)?;
-    let mut state = [0; KVM_APIC_REG_SIZE as usize];
-    state.copy_from_slice(&bytes);
-    cpu.load_lapic(&state)
+    cpu.load_lapic(bytes.first_chunk().ok_or(EINVAL)?)
 }
 
 /// # Errors
@@ -258,12 +256,13 @@ const NESTED_STATE_SIZE_AT: usize = 4;
 ///
 /// `E2BIG` where userspace has too little room: it learns how much it needs.
 fn get_nested_state(cpu: &mut Cpu<'_>, arg: usize) -> Result {
-    let room: u32 = uapi::read(arg + NESTED_STATE_SIZE_AT)?;
+    let size_at = uapi::field(arg, NESTED_STATE_SIZE_AT)?;
+    let room: u32 = uapi::read(size_at)?;
     let blob = cpu.save_nested()?;
     // CAST: two pages and a header.
     let size = blob.len() as u32;
     if size > room {
-        uapi::write(arg + NESTED_STATE_SIZE_AT, &size)?;
+        uapi::write(size_at, &size)?;
         return Err(E2BIG);
     }
     uapi::write_bytes(arg, &blob)
@@ -273,11 +272,14 @@ fn get_nested_state(cpu: &mut Cpu<'_>, arg: usize) -> Result {
 ///
 /// `EINVAL` for a state that contradicts itself or the vCPU.
 fn set_nested_state(cpu: &mut Cpu<'_>, arg: usize) -> Result {
-    let size: u32 = uapi::read(arg + NESTED_STATE_SIZE_AT)?;
+    let size: u32 = uapi::read(uapi::field(arg, NESTED_STATE_SIZE_AT)?)?;
     // CAST: cut to what a state can have.
     let blob = uapi::read_bytes(arg, (size as usize).min(Cpu::NESTED_STATE_SIZE))?;
     cpu.restore_nested(&blob)
 }
+
+/// Where `struct kvm_signal_mask` has its set.
+const SIGNAL_MASK_SET_AT: usize = 4;
 
 /// # Errors
 ///
@@ -291,6 +293,6 @@ fn set_signal_mask(cpu: &mut Cpu<'_>, arg: usize) -> Result {
     if len as usize != SignalMask::SIZE {
         return Err(EINVAL);
     }
-    cpu.arch.signal_mask = Some(uapi::read(arg + 4)?);
+    cpu.arch.signal_mask = Some(uapi::read(uapi::field(arg, SIGNAL_MASK_SET_AT)?)?);
     Ok(())
 }

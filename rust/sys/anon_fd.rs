@@ -166,7 +166,7 @@ impl<T: FdOps> Vtable<T> {
         match Self::read_chunks(this, buf as usize, len, start) {
             Ok(done) => {
                 // SAFETY: As above.
-                unsafe { *pos += done as k::loff_t };
+                unsafe { *pos = (*pos).wrapping_add(done as k::loff_t) };
                 done as isize
             }
             Err(error) => error.to_errno() as isize,
@@ -182,8 +182,9 @@ impl<T: FdOps> Vtable<T> {
             if got == 0 {
                 break;
             }
-            crate::uapi::write_bytes(to + done, &chunk[..got.min(want)])?;
-            done += got.min(want);
+            let piece = chunk.get(..got.min(want)).unwrap_or(&[]);
+            crate::uapi::write_bytes(crate::uapi::field(to, done)?, piece)?;
+            done = done.wrapping_add(piece.len());
         }
         Ok(done)
     }

@@ -66,17 +66,15 @@ impl SharedPage {
 
     /// Copies bytes out from byte `offset` on; what lies outside the page is left as it is.
     pub fn read_bytes(&self, offset: usize, out: &mut [u8]) {
-        for (i, byte) in out.iter_mut().enumerate() {
-            if offset + i < PAGE_SIZE {
-                *byte = self.read(offset + i);
-            }
+        for (at, byte) in (offset..PAGE_SIZE).zip(out) {
+            *byte = self.read(at);
         }
     }
 
     /// Copies bytes in from byte `offset` on; what would lie outside the page is dropped.
     pub fn write_bytes(&self, offset: usize, bytes: &[u8]) {
-        for (i, byte) in bytes.iter().enumerate() {
-            self.write(offset + i, *byte);
+        for (at, byte) in (offset..PAGE_SIZE).zip(bytes) {
+            self.write(at, *byte);
         }
     }
 }
@@ -90,9 +88,9 @@ pub fn map(vma: &VmaNew, pages: &[&SharedPage]) -> Result {
     let area = vma.set_mixedmap();
     // SAFETY: `vma` is valid during the mmap call, which the reference stands for.
     let first = unsafe { (*vma.as_ptr()).vm_pgoff };
-    let count = (vma.end() - vma.start()) / PAGE_SIZE;
-    for (i, page) in pages.iter().skip(first).take(count).enumerate() {
-        area.vm_insert_page(vma.start() + i * PAGE_SIZE, &page.page)?;
+    let addresses = (vma.start()..vma.end()).step_by(PAGE_SIZE);
+    for (address, page) in addresses.zip(pages.iter().skip(first)) {
+        area.vm_insert_page(address, &page.page)?;
     }
     Ok(())
 }

@@ -132,6 +132,15 @@ pub fn write<T: Plain>(arg: usize, value: &T) -> Result {
         .write_slice(value.as_bytes())
 }
 
+/// Returns the address of what lies `offset` bytes into a struct at userspace address `arg`.
+///
+/// # Errors
+///
+/// `EFAULT` where the address space ends before.
+pub fn field(arg: usize, offset: usize) -> Result<usize> {
+    arg.checked_add(offset).ok_or(EFAULT)
+}
+
 /// Reads `count` consecutive `T` from userspace address `arg`. The caller has bounded `count`.
 ///
 /// # Errors

@@ -89,15 +89,15 @@ impl Posted {
             (&self.level, TriggerMode::Level, 4),
         ];
         for (bits, trigger, shift) in banks {
-            for word in 0..4u8 {
-                if summary & (1 << (word + shift)) == 0 {
+            for (word, first) in bits.iter().zip([0, 64, 128, 192u8]) {
+                if summary.wrapping_shr(shift + u32::from(first / 64)) & 1 == 0 {
                     continue;
                 }
-                let mut pending = bits[usize::from(word)].take();
+                let mut pending = word.take();
                 while pending != 0 {
                     // CAST: below 64.
-                    accept(word * 64 + pending.trailing_zeros() as u8, trigger);
-                    pending &= pending - 1;
+                    accept(first | pending.trailing_zeros() as u8, trigger);
+                    pending &= pending.wrapping_sub(1);
                 }
             }
         }

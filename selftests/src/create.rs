@@ -130,15 +130,13 @@ fn run_takes_no_argument() {
 fn bad_pointers_are_refused() {
     let vm = Vm::new();
     let vcpu = vm.vcpu(0);
-    for request in [
+    let of_vm = [
         KVM_SET_USER_MEMORY_REGION,
         KVM_GET_DIRTY_LOG,
         KVM_ENABLE_CAP,
         KVM_IOEVENTFD,
-    ] {
-        assert_eq!(vm.ioctl(request, 8), Err(EFAULT), "{request:#x}");
-    }
-    let requests = [
+    ];
+    let of_vcpu = [
         KVM_GET_REGS,
         KVM_SET_REGS,
         KVM_GET_SREGS,
@@ -148,9 +146,32 @@ fn bad_pointers_are_refused() {
         KVM_SET_CPUID2,
         KVM_GET_FPU,
         KVM_SET_FPU,
+        KVM_SET_SIGNAL_MASK,
+        KVM_GET_NESTED_STATE,
+        KVM_SET_NESTED_STATE,
     ];
-    for request in requests {
-        assert_eq!(vcpu.ioctl(request, 8), Err(EFAULT), "{request:#x}");
+    // The last end where addresses do.
+    for pointer in [
+        8,
+        0xffff_8880_0000_0000,
+        u64::MAX - 7,
+        u64::MAX - 3,
+        u64::MAX,
+    ] {
+        for request in of_vm {
+            assert_eq!(
+                vm.ioctl(request, pointer),
+                Err(EFAULT),
+                "{request:#x} {pointer:#x}"
+            );
+        }
+        for request in of_vcpu {
+            assert_eq!(
+                vcpu.ioctl(request, pointer),
+                Err(EFAULT),
+                "{request:#x} {pointer:#x}"
+            );
+        }
     }
 }
 

@@ -26,17 +26,17 @@ pub const fn io(nr: u64) -> u64 {
 }
 
 /// `_IOW(KVMIO, nr, T)`.
-const fn iow<T>(nr: u64) -> u64 {
+pub const fn iow<T>(nr: u64) -> u64 {
     (1 << 30) | ((size_of::<T>() as u64) << 16) | io(nr)
 }
 
 /// `_IOR(KVMIO, nr, T)`.
-const fn ior<T>(nr: u64) -> u64 {
+pub const fn ior<T>(nr: u64) -> u64 {
     (2 << 30) | ((size_of::<T>() as u64) << 16) | io(nr)
 }
 
 /// `_IOWR(KVMIO, nr, T)`.
-const fn iowr<T>(nr: u64) -> u64 {
+pub const fn iowr<T>(nr: u64) -> u64 {
     (3 << 30) | ((size_of::<T>() as u64) << 16) | io(nr)
 }
 
@@ -108,6 +108,8 @@ ioctls! {
     KVM_GET_XCRS = ior::<kvm_xcrs>(0xa6);
     KVM_SET_XCRS = iow::<kvm_xcrs>(0xa7);
     KVM_X86_SET_MSR_FILTER = iow::<kvm_msr_filter>(0xc6);
+    KVM_GET_NESTED_STATE = iowr::<[u8; 128]>(0xbe);
+    KVM_SET_NESTED_STATE = iow::<[u8; 128]>(0xbf);
     KVM_GET_STATS_FD = io(0xce);
 }
 

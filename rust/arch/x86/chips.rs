@@ -120,7 +120,7 @@ impl Chips {
             return state.ioapic.set_line(pin, source, level, tracking, bus);
         }
         let first = if chip == msi::PIC_SLAVE { 8 } else { 0 };
-        self.with_pic(|pic| pic.set_line(first + pin, source, level))
+        self.with_pic(|pic| pic.set_line(pin.wrapping_add(first), source, level))
     }
 
     /// Calls `f` with the 8259A pair, and has vCPUs look if it wants to interrupt after that.

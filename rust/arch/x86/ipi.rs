@@ -107,7 +107,7 @@ struct Tally {
 impl Tally {
     fn add(&mut self, is_new: Option<bool>) {
         match is_new {
-            Some(true) => self.new += 1,
+            Some(true) => self.new = self.new.wrapping_add(1),
             Some(false) => self.has_coalesced = true,
             None => {}
         }

@@ -167,7 +167,7 @@ impl Config {
             _ => 48,
         };
         let bits = self.features.physical_address_bits.clamp(32, reach);
-        Gfn((1 << (bits - 12)) - 1)
+        Gfn(!(u64::MAX << bits) >> 12)
     }
 }
 
