@@ -5,14 +5,9 @@
 use kvm_bindings::*;
 use libc::{
     EINVAL,
-    EMFILE,
-    ENOMEM, //
+    EMFILE, //
 };
-use std::{
-    fs::File,
-    os::unix::fs::FileExt,
-    thread, //
-};
+use std::thread;
 
 use crate::{
     code,
@@ -39,7 +34,6 @@ group!("load":
     vms_come_and_go_on_all_cpus,
     more_vcpus_than_cpus_run_at_once,
     a_process_out_of_descriptors_gets_no_vm,
-    a_failing_allocation_is_reported,
     vpids_are_used_again,
 );
 
@@ -241,61 +235,6 @@ fn a_process_out_of_descriptors_gets_no_vm() {
     limit_descriptors(1000);
     drop(vm.vcpu(0));
     assert!(kvm.ioctl(KVM_CREATE_VM, 0).is_ok());
-}
-
-/// Runs `action` with its n-th allocation failing; false when it has fewer.
-fn with_failure(fail: &File, n: u32, action: impl FnOnce() -> Result<()>) -> bool {
-    fail.write_at(format!("{n}\0").as_bytes(), 0)
-        .expect("fail-nth");
-    let result = action();
-    let mut left = [0; 16];
-    let count = fail.read_at(&mut left, 0).expect("fail-nth");
-    fail.write_at(b"0\0", 0).expect("fail-nth");
-    let has_failed = left[..count].starts_with(b"0");
-    match result {
-        Ok(()) => {}
-        Err(ENOMEM | EMFILE) if has_failed => {}
-        Err(errno) => panic!("failure {n}: errno {errno}"),
-    }
-    has_failed
-}
-
-fn a_failing_allocation_is_reported() {
-    let Ok(fail) = File::options()
-        .read(true)
-        .write(true)
-        .open("/proc/thread-self/fail-nth")
-    else {
-        skip("no fault injection in this kernel");
-    };
-    let kvm = open();
-    let create = || {
-        let vm = Vm(own(kvm.ioctl(KVM_CREATE_VM, 0)?));
-        vm.enable_cap(KVM_CAP_SPLIT_IRQCHIP, [24, 0, 0, 0])?;
-        let vcpu = own(vm.ioctl(KVM_CREATE_VCPU, 0)?);
-        vm.set_slot(0, KVM_MEM_LOG_DIRTY_PAGES, 0, PAGE, 0x1000_0000)?;
-        call_with(
-            std::os::fd::AsRawFd::as_raw_fd(&vcpu),
-            KVM_GET_REGS,
-            &mut kvm_regs::default(),
-        )?;
-        Ok(())
-    };
-    // Allocations that may fail without harm are not the last ones, so the end is
-    // where several in a row are not reached.
-    let mut quiet = 0;
-    for n in 1..2000 {
-        quiet = if with_failure(&fail, n, create) {
-            0
-        } else {
-            quiet + 1
-        };
-        if quiet == 3 {
-            assert!(n > 5, "no allocation failed");
-            return;
-        }
-    }
-    panic!("no end of allocations");
 }
 
 fn vpids_are_used_again() {

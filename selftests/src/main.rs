@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! selftests [--list] [--timeout SECONDS] [NAME...]
+//! selftests --fuzz CALLS [--seed SEED] [--round ROUND]
 //! ```
 //!
 //! A NAME is a test (`memslot.overlap_is_refused`), a group (`memslot`) or the
@@ -22,6 +23,7 @@
 //! | `ioctl.rs`   | ioctl numbers, and the call itself                      |
 //! | `kvm.rs`     | VM, vCPU, guest memory: thin owners of file descriptors |
 //! | `guest.rs`   | guests in 16-, 32- and 64-bit mode, made of few bytes   |
+//! | `hypervisor.rs` | a guest that launches a guest of its own             |
 //! | the rest     | the tests, one group per file                           |
 
 #![allow(clippy::missing_panics_doc)]
@@ -37,14 +39,17 @@ mod dirty;
 mod event;
 mod eventfd;
 mod exception;
+mod fuzz;
 mod host_memory;
 mod hypercall;
+mod hypervisor;
 mod irqchip;
 mod lapic;
 mod load;
 mod memslot;
 mod mmio;
 mod msr;
+mod oom;
 mod pio;
 mod real;
 mod regs;
@@ -84,8 +89,14 @@ const GROUPS: &[harness::Group] = &[
     trace::GROUP,
     suspend::GROUP,
     load::GROUP,
+    oom::GROUP,
+    fuzz::GROUP,
 ];
 
 fn main() -> ExitCode {
-    harness::main(GROUPS)
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.first() {
+        Some(first) if first == "--fuzz" => fuzz::main(&args),
+        _ => harness::main(GROUPS),
+    }
 }
