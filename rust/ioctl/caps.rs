@@ -24,6 +24,10 @@ use crate::{
     },
 };
 use burrow_core::{
+    dirty::ring::{
+        ENTRY_SIZE,
+        MAX_ENTRIES, //
+    },
     irqroute, memslot,
     x86::{
         irqchip::lapic_timer::BusCycle,
@@ -38,6 +42,9 @@ use burrow_sys::{
     params,
     uapi::*, //
 };
+
+/// The size of the largest dirty ring.
+const MAX_RING_BYTES: u32 = MAX_ENTRIES * ENTRY_SIZE;
 
 /// Returns what `KVM_CHECK_EXTENSION` answers for `cap` on any fd: 0 for what does not work.
 pub(crate) fn check(cap: u32) -> isize {
@@ -101,6 +108,7 @@ pub(crate) fn check(cap: u32) -> isize {
         | KVM_CAP_STEAL_TIME
         | KVM_CAP_PRE_FAULT_MEMORY
         | KVM_CAP_TSC_DEADLINE_TIMER => 1,
+        KVM_CAP_DIRTY_LOG_RING | KVM_CAP_DIRTY_LOG_RING_ACQ_REL => MAX_RING_BYTES,
         KVM_CAP_DISABLE_QUIRKS2 => Quirk::ALL,
         KVM_CAP_SET_GUEST_DEBUG2 => Control::ALL,
         KVM_CAP_TSC_CONTROL | KVM_CAP_VM_TSC_CONTROL => u32::from(tsc::has_scaling()),

@@ -12,7 +12,11 @@ use crate::{
             Vm, //
         },
     },
-    vm::vcpus::MAX_VCPU_ID,
+    host::host,
+    vm::{
+        ring::RingSize,
+        vcpus::MAX_VCPU_ID, //
+    },
 };
 use burrow_core::x86::{
     cpuid::guest::ParavirtRule,
@@ -21,6 +25,7 @@ use burrow_core::x86::{
         lapic_timer::BusCycle,
         msi::MsiFormat, //
     },
+    vmx::pml,
 };
 use burrow_sys::uapi::*;
 use kernel::{
@@ -52,6 +57,9 @@ pub(super) fn of_vm(vm: &Vm, cap: &kvm_enable_cap) -> Result {
     match cap.cap {
         KVM_CAP_SPLIT_IRQCHIP => split_irqchip(vm, &mut setup, argument)?,
         KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => set_manual_protect(vm, argument)?,
+        KVM_CAP_DIRTY_LOG_RING | KVM_CAP_DIRTY_LOG_RING_ACQ_REL => {
+            enable_dirty_ring(vm, &mut setup, argument)?;
+        }
         KVM_CAP_X86_APIC_BUS_CYCLES_NS => set_bus_cycle(vm, &mut setup, argument)?,
         KVM_CAP_MAX_VCPU_ID => set_vcpu_id_limit(&mut setup, argument)?,
         KVM_CAP_DISABLE_QUIRKS2 => options.disable_quirks(flags(argument, Quirk::ALL)?),
@@ -138,6 +146,25 @@ fn set_vcpu_id_limit(setup: &mut Setup, argument: u64) -> Result {
         return Err(EINVAL);
     }
     setup.vcpu_id_limit = limit;
+    Ok(())
+}
+
+/// # Errors
+///
+/// `EINVAL` for a size that no ring can have, a second one, or with a vCPU; `E2BIG` for one that is too
+/// large.
+fn enable_dirty_ring(vm: &Vm, setup: &mut Setup, bytes: u64) -> Result {
+    let bytes = u32::try_from(bytes).map_err(|_| EINVAL)?;
+    let nr_logged_by_cpu = match host().ctls.has_pml() {
+        true => pml::NR_ENTRIES,
+        false => 0,
+    };
+    let size = RingSize::new(bytes, nr_logged_by_cpu)?;
+    if setup.ring.is_some() || vm.vcpus.len() != 0 {
+        return Err(EINVAL);
+    }
+    setup.ring = Some(size);
+    vm.log_in_rings();
     Ok(())
 }
 

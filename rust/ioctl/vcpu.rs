@@ -22,7 +22,13 @@ use crate::{
         vm::done, //
     },
     run,
-    vm::stats::VcpuStats, //
+    vm::{
+        ring::{
+            self,
+            DirtyRing, //
+        },
+        stats::VcpuStats, //
+    },
 };
 use burrow_core::{
     addr::Gva,
@@ -44,7 +50,10 @@ use burrow_sys::{
     },
 };
 use kernel::{
-    mm::virt::VmaNew,
+    mm::virt::{
+        self,
+        VmaNew, //
+    },
     prelude::*,
     sync::{
         Arc,
@@ -75,6 +84,7 @@ impl FdOps for VcpuFile {
             return VcpuStats::open(&vcpu.stats);
         }
         let mut inner = vcpu.lock()?;
+        let _loaded = vcpu.shared.loaded();
         let mut cpu = Cpu::load(vcpu, &mut inner);
         cpu.check_vmcs()?;
         let result = dispatch(&mut cpu, cmd, arg);
@@ -85,11 +95,25 @@ impl FdOps for VcpuFile {
 
     fn mmap(this: ArcBorrow<'_, Self>, vma: &VmaNew) -> Result {
         let pages = &this.vcpu.pages;
-        run_page::map(
-            vma,
-            &[&pages.run, &pages.pio, this.vcpu.vm.coalesced.page()],
-        )
+        let ring = this.vcpu.shared.ring();
+        if run_page::first_page(vma) >= ring::PAGE_OFFSET && ring.is_some() {
+            check_ring_mapping(vma)?;
+        }
+        let fixed = [&pages.run, &pages.pio, this.vcpu.vm.coalesced.page()];
+        let ring = ring.into_iter().flat_map(DirtyRing::pages);
+        run_page::map(vma, Iterator::chain((0..).zip(fixed), ring))
     }
+}
+
+/// # Errors
+///
+/// `EINVAL` for a mapping of the dirty ring that is private or can be executed.
+fn check_ring_mapping(vma: &VmaNew) -> Result {
+    let flags = vma.flags();
+    if flags & virt::flags::EXEC != 0 || flags & virt::flags::SHARED == 0 {
+        return Err(EINVAL);
+    }
+    Ok(())
 }
 
 fn dispatch(cpu: &mut Cpu<'_>, cmd: u32, arg: usize) -> Result<isize> {

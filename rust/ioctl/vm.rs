@@ -23,7 +23,6 @@ use crate::{
     },
 };
 use burrow_core::{
-    dirty::Tracking,
     memslot::RawRegion,
     x86::pvclock::ClockData, //
 };
@@ -71,6 +70,9 @@ impl FdOps for VmFile {
             KVM_SET_USER_MEMORY_REGION2 => done(set_user_memory_region2(vm, arg)),
             KVM_GET_DIRTY_LOG => done(get_dirty_log(vm, &uapi::read(arg)?)),
             KVM_CLEAR_DIRTY_LOG => done(clear_dirty_log(vm, &uapi::read(arg)?)),
+            KVM_RESET_DIRTY_RINGS => no_argument(arg)
+                .and_then(|()| vm.reset_dirty_rings())
+                .map(|count| count as isize),
             KVM_SET_TSS_ADDR => done(set_tss_addr(arg)),
             KVM_SET_IDENTITY_MAP_ADDR => done(set_identity_map_addr(vm, arg)),
             KVM_SET_NR_MMU_PAGES => done(set_nr_mmu_pages(arg)),
@@ -125,7 +127,12 @@ fn create_vcpu(vm: &Arc<Vm>, id: usize) -> Result<isize> {
         return Err(EINVAL);
     }
     let Added { shared, before } = vm.vcpus.add(id)?;
-    let made = Vcpu::new(vm.clone(), shared, &setup)
+    let made = match setup.ring {
+        Some(size) => shared.make_ring(size),
+        None => Ok(()),
+    };
+    let made = made
+        .and_then(|()| Vcpu::new(vm.clone(), shared, &setup))
         .and_then(VcpuFile::new)
         .and_then(anon_fd::create);
     match made {
@@ -169,19 +176,13 @@ fn set_user_memory_region2(vm: &Vm, arg: usize) -> Result {
 fn get_dirty_log(vm: &Vm, log: &kvm_dirty_log) -> Result {
     // SAFETY-free: the union holds an address either way.
     let to = burrow_sys::uapi::dirty_bitmap_address(log);
-    vm.memory_of(log.slot)?
-        .get_dirty_log(log.slot, to, Tracking::Bitmap)
+    vm.memory_of(log.slot)?.get_dirty_log(log.slot, to)
 }
 
 fn clear_dirty_log(vm: &Vm, log: &kvm_clear_dirty_log) -> Result {
     let from = burrow_sys::uapi::clear_bitmap_address(log);
-    vm.memory_of(log.slot)?.clear_dirty_log(
-        log.slot,
-        log.first_page,
-        log.num_pages,
-        from,
-        Tracking::Bitmap,
-    )
+    vm.memory_of(log.slot)?
+        .clear_dirty_log(log.slot, log.first_page, log.num_pages, from)
 }
 
 /// Real mode runs on the processor, so the three pages that other hypervisors take for a task-state

@@ -56,6 +56,7 @@ pub(super) fn write(run: &SharedPage, exit: &UserExit) {
         UserExit::Intr => KVM_EXIT_INTR,
         UserExit::IrqWindowOpen => KVM_EXIT_IRQ_WINDOW_OPEN,
         UserExit::Shutdown => KVM_EXIT_SHUTDOWN,
+        UserExit::DirtyRingFull => KVM_EXIT_DIRTY_RING_FULL,
         UserExit::SetTpr => KVM_EXIT_SET_TPR,
         UserExit::IoapicEoi { vector } => {
             run.write(at!(eoi.vector), vector);

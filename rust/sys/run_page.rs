@@ -79,18 +79,29 @@ impl SharedPage {
     }
 }
 
-/// Maps `pages` from `vma`'s page offset on; the rest of the area faults with SIGBUS.
+/// Returns the offset in pages at which `vma` maps the file.
+pub fn first_page(vma: &VmaNew) -> usize {
+    // SAFETY: `vma` is valid during the mmap call, which the reference stands for.
+    unsafe { (*vma.as_ptr()).vm_pgoff }
+}
+
+/// Maps those of `pages` that lie in `vma`, each with its offset in the file, in pages; the rest of the
+/// area faults with SIGBUS.
 ///
 /// # Errors
 ///
 /// `ENOMEM` when page tables cannot be allocated.
-pub fn map(vma: &VmaNew, pages: &[&SharedPage]) -> Result {
+pub fn map<'a>(vma: &VmaNew, pages: impl Iterator<Item = (usize, &'a SharedPage)>) -> Result {
     let area = vma.set_mixedmap();
-    // SAFETY: `vma` is valid during the mmap call, which the reference stands for.
-    let first = unsafe { (*vma.as_ptr()).vm_pgoff };
-    let addresses = (vma.start()..vma.end()).step_by(PAGE_SIZE);
-    for (address, page) in addresses.zip(pages.iter().skip(first)) {
-        area.vm_insert_page(address, &page.page)?;
+    let first = first_page(vma);
+    let count = (vma.end() - vma.start()) / PAGE_SIZE;
+    for (at, page) in pages {
+        match at.checked_sub(first) {
+            Some(i) if i < count => {
+                area.vm_insert_page(vma.start() + i * PAGE_SIZE, &page.page)?;
+            }
+            _ => {}
+        }
     }
     Ok(())
 }

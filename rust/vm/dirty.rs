@@ -1,18 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The bitmap of pages written since userspace last asked.
+//! The log of pages that are written: a bitmap for each slot, or the rings of the vCPUs ([`ring`]).
+//!
+//! [`ring`]: super::ring
 
-use burrow_core::dirty::{
-    self,
-    Bit, //
+use crate::vm::ring::DirtyRings;
+use burrow_core::{
+    dirty::{
+        self,
+        Bit, //
+    },
+    memslot::SlotId,
 };
 use kernel::{
     alloc::KVVec,
     prelude::*,
-    sync::atomic::{
-        Atomic,
-        Full,
-        Relaxed, //
+    sync::{
+        atomic::{
+            Atomic,
+            Full,
+            Relaxed, //
+        },
+        Arc,
     },
 };
 
@@ -23,6 +32,60 @@ pub(crate) enum Initially {
     Clean,
     /// Every page is (`KVM_DIRTY_LOG_INITIALLY_SET`).
     Dirty,
+}
+
+/// What a slot that is logged from now on gets.
+pub(crate) enum NewLog {
+    /// A bitmap.
+    Bitmap(Initially),
+    /// Entries in rings.
+    Rings(Arc<dyn DirtyRings>),
+}
+
+impl NewLog {
+    /// Returns whether no page is in the log at first, so that the first write to each must be seen.
+    pub(crate) fn starts_clean(&self) -> bool {
+        !matches!(self, Self::Bitmap(Initially::Dirty))
+    }
+}
+
+/// Where the writes to a slot are logged.
+pub(crate) enum Log {
+    /// In a bitmap of its own.
+    Bitmap(DirtyBitmap),
+    /// In the rings of the vCPUs.
+    Rings {
+        /// The slot's name.
+        slot: SlotId,
+        /// The rings.
+        rings: Arc<dyn DirtyRings>,
+    },
+}
+
+impl Log {
+    /// Makes the log of `slot`, which has `npages` pages.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` when there is no memory.
+    pub(crate) fn new(slot: SlotId, npages: u64, log: &NewLog) -> Result<Self> {
+        Ok(match log {
+            NewLog::Bitmap(initially) => Self::Bitmap(DirtyBitmap::new(npages, *initially)?),
+            NewLog::Rings(rings) => Self::Rings {
+                slot,
+                rings: rings.clone(),
+            },
+        })
+    }
+
+    /// Logs the page `offset` pages from the start of the slot.
+    #[inline]
+    pub(crate) fn set(&self, offset: u64) {
+        match self {
+            Self::Bitmap(bitmap) => bitmap.set(offset),
+            Self::Rings { slot, rings } => rings.push(*slot, offset),
+        }
+    }
 }
 
 /// One bit per page of a slot.

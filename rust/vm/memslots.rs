@@ -10,7 +10,8 @@
 
 use crate::vm::dirty::{
     DirtyBitmap,
-    Initially, //
+    Log,
+    NewLog, //
 };
 use burrow_core::{
     addr::{
@@ -63,7 +64,7 @@ pub(crate) struct Slot {
     hva: Hva,
     flags: SlotFlags,
     fate: Fate,
-    dirty: Option<Arc<DirtyBitmap>>,
+    dirty: Option<Arc<Log>>,
 }
 
 impl Slot {
@@ -73,10 +74,19 @@ impl Slot {
         self.fate == Fate::Going
     }
 
-    /// Returns the bitmap of dirty pages, where writes are logged.
+    /// Returns whether writes are logged.
     #[inline]
-    pub(crate) fn dirty(&self) -> Option<&DirtyBitmap> {
-        self.dirty.as_deref()
+    pub(crate) fn is_logged(&self) -> bool {
+        self.dirty.is_some()
+    }
+
+    /// Returns the bitmap of dirty pages, where writes are logged in one.
+    #[inline]
+    pub(crate) fn bitmap(&self) -> Option<&DirtyBitmap> {
+        match self.dirty.as_deref() {
+            Some(Log::Bitmap(bitmap)) => Some(bitmap),
+            Some(Log::Rings { .. }) | None => None,
+        }
     }
 
     /// Marks `gfn`, a frame of the slot, as written, where writes are logged.
@@ -211,7 +221,7 @@ impl Table {
 
     /// Returns whether any slot is logged.
     pub(crate) fn has_logged(&self) -> bool {
-        self.by_id.iter().any(|slot| slot.dirty().is_some())
+        self.by_id.iter().any(|slot| slot.is_logged())
     }
 
     /// Makes a copy.
@@ -399,7 +409,7 @@ impl Locked<'_> {
     }
 
     /// Carries out `KVM_SET_USER_MEMORY_REGION`, and says what it means for the mappings.
-    /// `initially` is how the bitmap of a newly logged slot starts.
+    /// `log` is what a newly logged slot gets.
     ///
     /// On return no fault uses the slots as they were.
     ///
@@ -407,7 +417,7 @@ impl Locked<'_> {
     ///
     /// `EINVAL` where the region breaks a rule (see [`memslot::Rule`]), `EEXIST` where it overlaps
     /// another slot, `ENOMEM` when there is no memory.
-    pub(crate) fn set_region(&mut self, raw: &RawRegion, initially: Initially) -> Result<Applied> {
+    pub(crate) fn set_region(&mut self, raw: &RawRegion, log: &NewLog) -> Result<Applied> {
         let limits = &self.slots.limits;
         let region = MemRegion::new(raw, limits).map_err(errno)?;
         let table = self.read();
@@ -422,17 +432,17 @@ impl Locked<'_> {
         let old = table.by_id.get(at.by_id).cloned();
         drop(table);
         if matches!(plan, Change::Create(_)) {
-            self.publish(&Edit::Create(at, new_slot(&region, None, initially)?))?;
+            self.publish(&Edit::Create(at, new_slot(&region, None, log)?))?;
             return Ok(Applied::Nothing);
         }
         let old = old.ok_or(EIO)?;
         let edit = match plan {
             Change::Move { to_gfn, .. } => {
-                Edit::Move(at, to_gfn, new_slot(&region, Some(&old), initially)?)
+                Edit::Move(at, to_gfn, new_slot(&region, Some(&old), log)?)
             }
             Change::Delete(_) => Edit::Delete(at),
             _ => {
-                let slot = new_slot(&region, Some(&old), initially)?;
+                let slot = new_slot(&region, Some(&old), log)?;
                 self.publish(&Edit::Put(at, slot.clone()))?;
                 return Ok(match (old.flags.log_dirty(), slot.flags.log_dirty()) {
                     (false, true) => Applied::LogStarted(slot),
@@ -469,15 +479,15 @@ impl Locked<'_> {
     }
 }
 
-/// Makes the slot that `region` asks for, in the place of `old`, whose bitmap it goes on with.
-fn new_slot(region: &MemRegion, old: Option<&SlotRef>, initially: Initially) -> Result<SlotRef> {
+/// Makes the slot that `region` asks for, in the place of `old`, whose log it goes on with.
+fn new_slot(region: &MemRegion, old: Option<&SlotRef>, log: &NewLog) -> Result<SlotRef> {
     let dirty = if !region.flags().log_dirty() {
         None
     } else if let Some(dirty) = old.and_then(|old| old.0.dirty.as_ref()) {
         Some(dirty.clone())
     } else {
-        let bitmap = DirtyBitmap::new(region.npages(), initially)?;
-        Some(Arc::new(bitmap, GFP_KERNEL_ACCOUNT)?)
+        let log = Log::new(region.name(), region.npages(), log)?;
+        Some(Arc::new(log, GFP_KERNEL_ACCOUNT)?)
     };
     let slot = Slot {
         id: region.name().id,

@@ -6,6 +6,7 @@
 pub(crate) mod flush;
 pub(crate) mod kick;
 pub(crate) mod posted;
+pub(crate) mod ring;
 pub(crate) mod stats;
 pub(crate) mod vcpus;
 

@@ -7,10 +7,21 @@
 use crate::vm::{
     flush::RemoteFlush,
     kick::Kick,
-    posted::Posted, //
+    posted::Posted,
+    ring::{
+        DirtyRing,
+        DirtyRings,
+        Pushed,
+        RingSize, //
+    },
 };
-use burrow_core::request::Request;
+use burrow_core::{
+    dirty::ring::Batch,
+    memslot::SlotId,
+    request::Request, //
+};
 use burrow_sys::timer::OnExpiry;
+use core::pin::Pin;
 use kernel::{
     new_spinlock_irq,
     prelude::*,
@@ -20,6 +31,7 @@ use kernel::{
             Relaxed, //
         },
         Arc,
+        SetOnce,
         SpinLockIrq, //
     },
 };
@@ -38,6 +50,10 @@ pub(crate) struct VcpuShared {
     pub(crate) posted: Posted,
     /// How the local APIC can be addressed, packed; 0 is not at all.
     identity: Atomic<u64>,
+    /// The dirty ring, where the VM logs in rings.
+    ring: SetOnce<Pin<KBox<DirtyRing>>>,
+    /// The thread that has the vCPU loaded, if the VM logs in rings; 0 for none.
+    loaded_by: Atomic<u32>,
 }
 
 impl VcpuShared {
@@ -49,6 +65,8 @@ impl VcpuShared {
                 kick <- Kick::new(),
                 posted: Posted::default(),
                 identity: Atomic::new(0),
+                ring: SetOnce::new(),
+                loaded_by: Atomic::new(0),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -62,10 +80,48 @@ impl VcpuShared {
         self.identity.load(Relaxed)
     }
 
+    /// Gives the vCPU a dirty ring.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` when there is no memory.
+    pub(crate) fn make_ring(&self, size: RingSize) -> Result {
+        self.ring.populate(DirtyRing::new(size)?);
+        Ok(())
+    }
+
+    /// Returns the dirty ring, if there is one.
+    pub(crate) fn ring(&self) -> Option<&DirtyRing> {
+        self.ring.as_ref().map(|ring| &**ring)
+    }
+
+    /// Notes that the current thread has the vCPU loaded, until the answer is dropped: what it writes goes
+    /// into the dirty ring, if there is one.
+    #[inline]
+    pub(crate) fn loaded(&self) -> Option<LoadedBy<'_>> {
+        self.ring.as_ref()?;
+        self.loaded_by.store(current_thread(), Relaxed);
+        Some(LoadedBy(self))
+    }
+
     /// Publishes how the local APIC can be addressed. Called by the vCPU.
     pub(crate) fn set_identity(&self, packed: u64) {
         self.identity.store(packed, Relaxed);
     }
+}
+
+/// A note of who has a vCPU loaded.
+pub(crate) struct LoadedBy<'a>(&'a VcpuShared);
+
+impl Drop for LoadedBy<'_> {
+    fn drop(&mut self) {
+        self.0.loaded_by.store(0, Relaxed);
+    }
+}
+
+fn current_thread() -> u32 {
+    // CAST: ids of threads are positive.
+    kernel::current!().pid() as u32
 }
 
 impl OnExpiry for VcpuShared {
@@ -158,6 +214,22 @@ impl Vcpus {
         self.list.lock().clone()
     }
 
+    /// Takes back what userspace has harvested from the rings of all vCPUs, and hands it to `reset` in
+    /// batches; returns the number of entries. The caller serialises resets.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR` when a signal is pending.
+    pub(crate) fn reset_rings(&self, mut reset: impl FnMut(&Batch)) -> Result<usize> {
+        let mut count = 0;
+        for vcpu in self.snapshot().iter() {
+            if let Some(ring) = vcpu.ring() {
+                count += ring.reset(&mut reset)?;
+            }
+        }
+        Ok(count)
+    }
+
     /// Returns how many there are.
     pub(crate) fn len(&self) -> usize {
         self.list.lock().len()
@@ -208,6 +280,23 @@ impl Vcpus {
             }
         }
         any
+    }
+}
+
+impl DirtyRings for Vcpus {
+    fn push(&self, slot: SlotId, offset: u64) {
+        let thread = current_thread();
+        let list = self.list.lock();
+        let mut vcpus = list.iter();
+        let writer = vcpus.find(|vcpu| vcpu.loaded_by.load(Relaxed) == thread);
+        // What an ioctl of the VM writes goes into the first vCPU's.
+        let Some(vcpu) = writer.or(list.first()) else {
+            return;
+        };
+        let pushed = vcpu.ring().map(|ring| ring.push(slot, offset));
+        if pushed == Some(Pushed::SoftFull) {
+            vcpu.kick.request_quietly(Request::DirtyRingSoftFull);
+        }
     }
 }
 

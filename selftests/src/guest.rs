@@ -148,6 +148,11 @@ impl Guest {
             Apic::Kernel => Vm::with_lapics(),
             Apic::All => Vm::with_irqchip(),
         };
+        Self::of(vm, mode, vcpus, code)
+    }
+
+    /// A guest of a new VM that is configured already.
+    pub fn of(vm: Vm, mode: Mode, vcpus: u64, code: &[u8]) -> Self {
         let memory = Memory::new(SIZE);
         vm.map(0, 0, &memory);
         memory.copy(CODE, code);

@@ -110,6 +110,7 @@ ioctls! {
     KVM_X86_SET_MSR_FILTER = iow::<kvm_msr_filter>(0xc6);
     KVM_GET_NESTED_STATE = iowr::<[u8; 128]>(0xbe);
     KVM_SET_NESTED_STATE = iow::<[u8; 128]>(0xbf);
+    KVM_RESET_DIRTY_RINGS = io(0xc7);
     KVM_GET_STATS_FD = io(0xce);
 }
 

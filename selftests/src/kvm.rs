@@ -174,6 +174,29 @@ impl Memory {
         }
     }
 
+    /// Maps `len` bytes of `file` from `offset` on.
+    pub fn of_file(file: &impl AsRawFd, offset: i64, len: usize, flags: i32) -> Result<Self> {
+        // SAFETY: A new mapping where the kernel likes.
+        let start = unsafe {
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            libc::mmap(
+                ptr::null_mut(),
+                len,
+                access,
+                flags,
+                file.as_raw_fd(),
+                offset,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(errno());
+        }
+        Ok(Self {
+            start: start.cast(),
+            len,
+        })
+    }
+
     /// Maps `len` bytes that begin at a multiple of `align`, a power of two.
     pub fn aligned(len: usize, align: usize) -> Self {
         let mut memory = Self::new(len + align);

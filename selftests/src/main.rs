@@ -53,6 +53,7 @@ mod oom;
 mod pio;
 mod real;
 mod regs;
+mod ring;
 mod routing;
 mod signal;
 mod smm;
@@ -81,6 +82,7 @@ const GROUPS: &[harness::Group] = &[
     msr::GROUP,
     host_memory::GROUP,
     dirty::GROUP,
+    ring::GROUP,
     eventfd::GROUP,
     routing::GROUP,
     irqchip::GROUP,

@@ -11,7 +11,8 @@ use crate::arch::x86::{
     outcome::{
         Handled,
         Outcome,
-        Stop, //
+        Stop,
+        UserExit, //
     },
     tlb, //
 };
@@ -273,7 +274,20 @@ impl Cpu<'_> {
         if requests.contains(Request::MsrFilterChanged) {
             self.refresh_msr_bitmap();
         }
+        if requests.contains(Request::DirtyRingSoftFull) {
+            return self.check_dirty_ring();
+        }
         Ok(())
+    }
+
+    /// Returns to userspace as long as it has not made room in the dirty ring.
+    fn check_dirty_ring(&self) -> Result<(), Stop> {
+        let shared = &self.vcpu.shared;
+        if !shared.ring().is_some_and(|ring| ring.is_soft_full()) {
+            return Ok(());
+        }
+        shared.kick.request_quietly(Request::DirtyRingSoftFull);
+        Err(Stop::ToUser(UserExit::DirtyRingFull))
     }
 }
 

@@ -140,6 +140,8 @@ pub(crate) enum UserExit {
     IrqWindowOpen,
     /// `KVM_EXIT_SHUTDOWN`.
     Shutdown,
+    /// `KVM_EXIT_DIRTY_RING_FULL`.
+    DirtyRingFull,
     /// `KVM_EXIT_SET_TPR`.
     SetTpr,
     /// `KVM_EXIT_IOAPIC_EOI`.

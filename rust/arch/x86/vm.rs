@@ -24,6 +24,10 @@ use crate::{
     vm::{
         coalesced::Ring,
         iobus::IoBus,
+        ring::{
+            DirtyRings,
+            RingSize, //
+        },
         stats::VmStats,
         vcpus::{
             Vcpus,
@@ -96,6 +100,8 @@ pub(crate) struct Setup {
     pub(crate) vcpu_id_limit: u32,
     /// `KVM_SET_TSC_KHZ` on the VM; 0 for the host's.
     pub(crate) tsc_khz: u32,
+    /// `KVM_CAP_DIRTY_LOG_RING`.
+    pub(crate) ring: Option<RingSize>,
 }
 
 impl Setup {
@@ -230,6 +236,9 @@ impl Vm {
         if self.smram.as_ref().is_none() {
             let memory = GuestMemory::new(self.vcpus.clone(), self.stats.clone(), memory_config())?;
             memory.copy_manual_protect(&self.memory);
+            if let Some(rings) = self.memory.rings() {
+                memory.log_in(rings);
+            }
             self.smram.populate(memory);
         }
         self.smram.as_ref().ok_or(ENOMEM)
@@ -252,6 +261,40 @@ impl Vm {
             SMM_SPACE => self.smram(),
             _ => Ok(&self.memory),
         }
+    }
+
+    /// Has slots that are logged from now on log in the rings of the vCPUs. There is no vCPU yet.
+    pub(crate) fn log_in_rings(&self) {
+        let rings: Arc<dyn DirtyRings> = self.vcpus.clone();
+        self.memory.log_in(&rings);
+        if let Some(smram) = self.smram.as_ref() {
+            smram.log_in(&rings);
+        }
+    }
+
+    /// Takes back what userspace has harvested from the dirty rings, and lets writes to those pages be
+    /// seen again: `KVM_RESET_DIRTY_RINGS`. Returns the number of entries.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` where the VM does not log in rings, `EINTR` when a signal is pending.
+    pub(crate) fn reset_dirty_rings(&self) -> Result<usize> {
+        // Held to have one reset at a time.
+        let setup = self.setup.lock();
+        setup.ring.ok_or(EINVAL)?;
+        let mut flush = false;
+        let count = self.vcpus.reset_rings(|batch| {
+            let memory = match batch.slot.as_id {
+                0 => Some(&self.memory),
+                SMM_SPACE => self.smram.as_ref(),
+                _ => None,
+            };
+            flush |= memory.is_some_and(|memory| memory.log_again(batch));
+        });
+        if flush {
+            self.memory.flush_translations();
+        }
+        count
     }
 
     /// Checks that the caller may use the VM.

@@ -58,7 +58,7 @@ fn piece(slot: &SlotRef, gpa: Gpa, len: usize) -> Result<Piece> {
 
 /// Marks the pages of the `len` bytes from `gpa` as written.
 fn mark_dirty(slot: &SlotRef, gpa: Gpa, len: usize) {
-    if len == 0 || slot.dirty().is_none() {
+    if len == 0 || !slot.is_logged() {
         return;
     }
     let last = gpa.wrapping_add(len as u64 - 1).gfn();
@@ -187,7 +187,7 @@ impl GuestMemory {
             return Err(EFAULT);
         }
         let page = PinnedPage::new(piece(slot, gpa.page_base(), 0)?.hva)?;
-        Ok((page, slot.dirty().is_some()))
+        Ok((page, slot.is_logged()))
     }
 
     /// Returns a number that changes after each change of a slot, and after each change that the host

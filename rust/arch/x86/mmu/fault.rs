@@ -100,7 +100,7 @@ impl GuestMemory {
         let Some(hva) = memslot::hva_of(slot, gfn) else {
             return Ok(Fault::Mmio);
         };
-        let log = if slot.dirty().is_some() {
+        let log = if slot.is_logged() {
             shared.config.log
         } else {
             DirtyLog::Off

@@ -9,7 +9,8 @@ use super::{
 };
 use crate::vm::{
     dirty::DirtyBitmap,
-    memslots::SlotRef, //
+    memslots::SlotRef,
+    ring::DirtyRings, //
 };
 use burrow_core::{
     addr::{
@@ -18,6 +19,7 @@ use burrow_core::{
     },
     dirty::{
         self,
+        ring::Batch,
         ClearRange,
         LogError,
         Tracking, //
@@ -41,7 +43,10 @@ use burrow_sys::{
 };
 use kernel::{
     prelude::*,
-    sync::atomic::Relaxed, //
+    sync::{
+        atomic::Relaxed,
+        Arc, //
+    },
 };
 
 /// Words of a bitmap that are handled at a time: 32768 pages.
@@ -73,7 +78,7 @@ impl GuestMemory {
     }
 
     /// Copies the dirty bitmap of `slot` to userspace address `to`, and unless clearing is manual
-    /// clears it: `KVM_GET_DIRTY_LOG`. `tracking` is how the VM logs.
+    /// clears it: `KVM_GET_DIRTY_LOG`.
     ///
     /// What vCPUs wrote before the call is in it: with page-modification logging, they leave the guest,
     /// where they empty their logs.
@@ -87,16 +92,16 @@ impl GuestMemory {
     /// `ENXIO` where the VM logs by rings, `EINVAL` for a name that no slot can have, `ENOENT` where
     /// the slot is not there or not logged, `EFAULT` where the bitmap cannot be written, `ENOMEM`
     /// when there is no memory.
-    pub(crate) fn get_dirty_log(&self, slot: u32, to: usize, tracking: Tracking) -> Result {
+    pub(crate) fn get_dirty_log(&self, slot: u32, to: usize) -> Result {
         let shared = &self.shared;
         let slots = shared.slots.lock();
         shared.drain_cpu_logs();
         let slot = {
-            let id = shared.check_name(slot, tracking)?;
+            let id = shared.check_name(slot)?;
             let table = slots.read();
             dirty::logged(table.by_id(id)).map_err(errno)?.clone()
         };
-        let bitmap = slot.dirty().ok_or(ENOENT)?;
+        let bitmap = slot.bitmap().ok_or(ENOENT)?;
         let clears = shared.manual_protect.load(Relaxed) & MANUAL_PROTECT_ENABLE == 0;
         let nr_words = dirty::nr_words(slot.npages());
         let mut words =
@@ -126,7 +131,7 @@ impl GuestMemory {
 
     /// Clears the bits of the `num_pages` pages from `first_page` of `slot` that are set in the
     /// bitmap at userspace address `from`, and lets writes to them be seen again:
-    /// `KVM_CLEAR_DIRTY_LOG`. `tracking` is how the VM logs.
+    /// `KVM_CLEAR_DIRTY_LOG`.
     ///
     /// # Context
     ///
@@ -142,19 +147,18 @@ impl GuestMemory {
         first_page: u64,
         num_pages: u32,
         from: usize,
-        tracking: Tracking,
     ) -> Result {
         let shared = &self.shared;
         let slots = shared.slots.lock();
         shared.drain_cpu_logs();
         let (slot, range) = {
-            let id = shared.check_name(slot, tracking)?;
+            let id = shared.check_name(slot)?;
             let table = slots.read();
             let slot = table.by_id(id);
             let range = ClearRange::new(slot, first_page, num_pages).map_err(errno)?;
             (slot.ok_or(ENOENT)?.clone(), range)
         };
-        let bitmap = slot.dirty().ok_or(ENOENT)?;
+        let bitmap = slot.bitmap().ok_or(ENOENT)?;
         let mut read = Ok(());
         let mut flush = false;
         for (first, count) in chunks(0, range.nr_words) {
@@ -175,6 +179,53 @@ impl GuestMemory {
         }
         shared.flush_if(flush);
         read
+    }
+}
+
+impl GuestMemory {
+    /// Has slots that are logged from now on log in `rings`.
+    pub(crate) fn log_in(&self, rings: &Arc<dyn DirtyRings>) {
+        self.shared.rings.populate(rings.clone());
+    }
+
+    /// Returns where slots are logged, if it is in rings.
+    pub(crate) fn rings(&self) -> Option<&Arc<dyn DirtyRings>> {
+        self.shared.rings.as_ref()
+    }
+
+    /// Lets writes to the pages of `batch` be seen again, and returns whether that needs a
+    /// [flush](Self::flush_translations). What userspace made up is passed over.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
+    pub(crate) fn log_again(&self, batch: &Batch) -> bool {
+        let slots = self.shared.slots.lock();
+        let table = slots.read();
+        let Some(slot) = table.by_id(batch.slot.id) else {
+            return false;
+        };
+        if batch.last() >= slot.npages() {
+            return false;
+        }
+        let start = slot.base_gfn().wrapping_add(batch.offset);
+        let mut flush = false;
+        self.shared
+            .protecting(Shadows::Protect, &mut flush, |protect| {
+                for run in dirty::runs(0, batch.mask) {
+                    protect(start.wrapping_add(run.first), run.npages);
+                }
+            });
+        flush
+    }
+
+    /// Makes every vCPU forget the translations of all its memory.
+    ///
+    /// # Context
+    ///
+    /// Any but NMI; spins for the time of a VM exit.
+    pub(crate) fn flush_translations(&self) {
+        self.shared.flush_tlbs();
     }
 }
 
@@ -212,8 +263,12 @@ impl Shared {
     }
 
     /// Returns the id that `slot` names.
-    fn check_name(&self, slot: u32, tracking: Tracking) -> Result<u16> {
+    fn check_name(&self, slot: u32) -> Result<u16> {
         let name = SlotId::from_raw(slot);
+        let tracking = match self.rings.as_ref() {
+            Some(_) => Tracking::Ring,
+            None => Tracking::Bitmap,
+        };
         dirty::check_name(tracking, name, self.slots.nr_address_spaces()).map_err(errno)?;
         Ok(name.id)
     }

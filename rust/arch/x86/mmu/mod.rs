@@ -49,13 +49,17 @@ pub(crate) use shadow::{
 };
 
 use crate::vm::{
-    dirty::Initially,
+    dirty::{
+        Initially,
+        NewLog, //
+    },
     flush::RemoteFlush,
     memslots::{
         Applied,
         Locked,
         Memslots, //
     },
+    ring::DirtyRings,
     stats::VmStats, //
 };
 use burrow_core::{
@@ -104,6 +108,7 @@ use kernel::{
             Release, //
         },
         Arc,
+        SetOnce,
         SpinLock, //
     },
 };
@@ -207,6 +212,8 @@ struct Shared {
     counter: Arc<dyn LeafCounter>,
     config: Config,
     eptp: Eptp,
+    /// Where writes are logged, if it is in rings.
+    rings: SetOnce<Arc<dyn DirtyRings>>,
     /// `MANUAL_PROTECT_*`.
     manual_protect: Atomic<u32>,
     /// See [`GuestMemory::epoch`].
@@ -254,6 +261,7 @@ impl GuestMemory {
                 counter,
                 config,
                 eptp,
+                rings: SetOnce::new(),
                 manual_protect: Atomic::new(0),
                 epoch: Atomic::new(0),
                 cpu_logs: Atomic::new(false),
@@ -319,26 +327,32 @@ impl GuestMemory {
     /// when there is no memory.
     pub(crate) fn set_region(&self, region: &RawRegion) -> Result {
         let shared = &self.shared;
-        let initially = if shared.manual_protect.load(Relaxed) & MANUAL_PROTECT_INITIALLY_SET != 0 {
-            Initially::Dirty
-        } else {
-            Initially::Clean
-        };
+        let log = shared.new_log();
         let mut slots = shared.slots.lock();
         if SlotFlags(region.flags).log_dirty() {
             // No page of the slot may be mapped before, or its first write would go unseen.
             shared.set_cpu_logs(true);
         }
-        let result = shared.apply(&mut slots, region, initially);
+        let result = shared.apply(&mut slots, region, &log);
         shared.set_cpu_logs(slots.read().has_logged());
         result
     }
 }
 
 impl Shared {
+    /// Returns what a slot that is logged from now on gets.
+    fn new_log(&self) -> NewLog {
+        let flags = self.manual_protect.load(Relaxed);
+        match self.rings.as_ref() {
+            Some(rings) => NewLog::Rings(rings.clone()),
+            None if flags & MANUAL_PROTECT_INITIALLY_SET != 0 => NewLog::Bitmap(Initially::Dirty),
+            None => NewLog::Bitmap(Initially::Clean),
+        }
+    }
+
     /// Makes the change, under the lock of the slots.
-    fn apply(&self, slots: &mut Locked<'_>, region: &RawRegion, initially: Initially) -> Result {
-        let applied = slots.set_region(region, initially);
+    fn apply(&self, slots: &mut Locked<'_>, region: &RawRegion, log: &NewLog) -> Result {
+        let applied = slots.set_region(region, log);
         self.next_epoch();
         match applied? {
             Applied::Nothing => Ok(()),
@@ -349,7 +363,7 @@ impl Shared {
                 finished
             }
             Applied::LogStarted(slot) => {
-                if initially == Initially::Clean {
+                if log.starts_clean() {
                     self.protect(slot.base_gfn(), slot.npages());
                 }
                 Ok(())

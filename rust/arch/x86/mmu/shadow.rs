@@ -302,7 +302,7 @@ impl GuestMemory {
             Err(NoPage::Poisoned) => return Ok(Fault::HvaError(EHWPOISON)),
             Err(NoPage::Fault) => return Ok(Fault::HvaError(EFAULT)),
         };
-        let log = if slot.dirty().is_some() {
+        let log = if slot.is_logged() {
             shared.config.log
         } else {
             DirtyLog::Off
