@@ -112,15 +112,12 @@ impl Cpu<'_> {
     /// nothing else to do.
     #[inline]
     fn visit(&mut self, visit: &Visit, preempt: &PreemptOff, irqs: &IrqsOff<'_>) -> Attempt {
-        // A task priority in guest memory is looked at on the way through the run loop.
-        let has_vapic = self.arch.vapic.is_some();
-        let mut quick_exits = if self.arch.events.is_quiet() && !self.is_l2() && !has_vapic {
+        let mut quick_exits = if self.exits_are_quick() {
             QUICK_EXITS
         } else {
             0
         };
-        // None of the exits that are handled here changes these.
-        let has_swaps = self.extended_swaps().is_some() || self.armed_breakpoints().is_some();
+        let mut has_swaps = self.has_swaps();
         let flags = EntryFlags {
             spec_ctrl_open: self.arch.spec_ctrl_open,
         };
@@ -148,15 +145,52 @@ impl Cpu<'_> {
                 return Attempt::Exit { reason, intr_info };
             }
             quick_exits -= 1;
-            match quick::handle(self, reason, irqs) {
+            match quick::handle(self, reason, intr_info, preempt, irqs) {
                 Quick::No => return Attempt::Exit { reason, intr_info },
-                Quick::Done if self.must_not_enter() => {
+                Quick::Handled(handled) => return Attempt::Handled(handled),
+                Quick::Done | Quick::Switched if self.must_not_enter() => {
                     return Attempt::Handled(Ok(Outcome::Resume));
                 }
                 Quick::Done => {}
-                Quick::Handled(handled) => return Attempt::Handled(handled),
+                Quick::Switched => match self.follow_switch(visit, preempt, irqs) {
+                    Ok(true) => has_swaps = self.has_swaps(),
+                    Ok(false) => return Attempt::Handled(Ok(Outcome::Resume)),
+                    Err(bug) => return Attempt::Handled(Err(Stop::Bug(bug))),
+                },
             }
         }
+    }
+
+    /// Returns whether the exits of this visit may be handled at once.
+    #[inline]
+    fn exits_are_quick(&self) -> bool {
+        // A task priority in guest memory is looked at on the way through the run loop, and so is what L2
+        // meets when a debugger has it step.
+        let is_fit = if self.is_l2() {
+            !self.arch.guest_debug.steps()
+        } else {
+            self.arch.events.is_quiet()
+        };
+        is_fit && self.arch.vapic.is_none()
+    }
+
+    /// Returns whether anything has to be swapped around an entry. None of the exits that are handled at
+    /// once changes that, but for those that go from L2 to L1 or back.
+    #[inline]
+    fn has_swaps(&self) -> bool {
+        self.extended_swaps().is_some() || self.armed_breakpoints().is_some()
+    }
+
+    /// Does for the VMCS that has become current within a visit what is done for the first one before;
+    /// returns `false` to try again from the start.
+    fn follow_switch(
+        &mut self,
+        visit: &Visit,
+        preempt: &PreemptOff,
+        irqs: &IrqsOff<'_>,
+    ) -> Result<bool, Bug> {
+        visit.follow(&self.hw);
+        self.prepare_vpid(preempt, irqs)
     }
 
     #[inline]

@@ -67,6 +67,7 @@ impl Cpu<'_> {
     ///
     /// `window_wanted`: userspace wants to know when an interrupt can be injected.
     pub(crate) fn inject_events(&mut self, window_wanted: bool) -> Result<(), Stop> {
+        self.arch.is_window_wanted = window_wanted;
         self.accept_posted();
         self.prepare_step();
         let mut l2 = L2Events::Deliver;
@@ -81,6 +82,30 @@ impl Cpu<'_> {
             return Ok(());
         }
         self.choose_event(window_wanted, has_interrupt, l2)
+    }
+
+    /// Prepares an entry without an event, right after L1 or L2 has taken the place of the other. Returns
+    /// `false` where there may be one, or another thing that [`inject_events`](Self::inject_events) or the
+    /// run loop sees to; what has been posted is looked for elsewhere.
+    ///
+    /// The windows in L2's controls are those that L1 asks for, as after each entry of L1's; those of L1
+    /// must have been closed before, or one is still waited for.
+    pub(crate) fn enters_without_event(&mut self) -> bool {
+        let proc = self.arch.ctls.proc;
+        let is_quiet = self.arch.events.is_quiet()
+            && !self.arch.is_window_wanted
+            && !self.arch.guest_debug.steps()
+            && self.arch.mp_state == MpState::Runnable
+            && !self.has_apic_work()
+            && if self.is_l2() {
+                self.is_l2_quiet()
+            } else {
+                !proc.intr_window() && !proc.nmi_window()
+            };
+        if is_quiet {
+            self.vmcs().set(VM_ENTRY_INTR_INFO_FIELD, 0);
+        }
+        is_quiet
     }
 
     fn choose_event(

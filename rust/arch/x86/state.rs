@@ -231,6 +231,8 @@ pub(crate) struct VcpuArch {
     pub(crate) signal_mask: Option<u64>,
     /// `KVM_SET_GUEST_DEBUG`.
     pub(crate) guest_debug: GuestDebug,
+    /// Userspace wants to know when an interrupt can be injected.
+    pub(crate) is_window_wanted: bool,
     /// The coming entry is to end before its first instruction.
     pub(crate) leaves_at_once: bool,
     /// `KVM_RUN` has entered the guest.
@@ -301,6 +303,7 @@ impl VcpuArch {
             smm: Smm::default(),
             signal_mask: None,
             guest_debug: GuestDebug::default(),
+            is_window_wanted: false,
             leaves_at_once: false,
             has_run: false,
         };

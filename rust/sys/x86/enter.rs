@@ -104,10 +104,17 @@ impl Visit {
         let mut host = bindings::burrow_host_state::default();
         // SAFETY: Interrupts are off; `end()` undoes what it changes.
         unsafe { bindings::burrow_begin_visit(&mut host) };
+        let visit = Self { host };
+        visit.follow(loaded);
+        visit
+    }
+
+    /// Brings the host state of the VMCS up to date that has just been made current.
+    #[inline]
+    pub fn follow(&self, loaded: &Loaded<'_>) {
         let vmcs = loaded.vmcs();
-        vmcs.set(HOST_CR3, host.cr3);
-        vmcs.set(HOST_CR4, host.cr4);
-        Self { host }
+        vmcs.set(HOST_CR3, self.host.cr3);
+        vmcs.set(HOST_CR4, self.host.cr4);
     }
 
     /// Ends the visit: the host's own state is back. Its guest time goes on until [`end_guest_time`].

@@ -164,8 +164,14 @@ impl VcpuHw {
         }
     }
 
-    /// Makes the VMCS current, and fixes the host fields that depend on the CPU.
+    /// Makes the VMCS current, and keeps from the vCPU what another taught the branch predictor.
     fn load_vmcs(&self, preempt: &PreemptOff) {
+        self.make_current(preempt);
+        vmcs::separate_vcpus(self.number, preempt);
+    }
+
+    /// Makes the VMCS current, and fixes the host fields that depend on the CPU.
+    fn make_current(&self, preempt: &PreemptOff) {
         // SAFETY: Set by `load()` or `switch_vmcs()`, which borrow it for longer than this is loaded.
         let vmcs = unsafe { &*self.vmcs.get() };
         // SAFETY: The VMCS is boxed and belongs to this vCPU's thread.
@@ -174,8 +180,8 @@ impl VcpuHw {
             // SAFETY: Just made current.
             set_cpu_host_state(unsafe { CurrentVmcs::new(vmcs) }, preempt.cpu());
         }
-        vmcs::separate_vcpus(self.number, preempt);
-        if self.host_cpu.replace(preempt.cpu()) != preempt.cpu() {
+        let cpu = preempt.cpu();
+        if self.host_cpu.replace(cpu) != cpu {
             self.moved.set(true);
         }
     }
@@ -262,15 +268,23 @@ impl<'a> Loaded<'a> {
     }
 
     /// Makes `vmcs` the current one instead.
+    ///
+    /// # Context
+    ///
+    /// Interrupts on, unless [`Vmcs::is_on`] holds for the current CPU.
     pub fn switch_vmcs(&self, vmcs: &'a Vmcs) {
         let preempt = PreemptOff::new();
         self.hw.vmcs.set(vmcs);
-        self.hw.load_vmcs(&preempt);
+        self.hw.make_current(&preempt);
         // The new VMCS does not know this stack.
         // SAFETY: Only this thread touches the registers.
         unsafe { (*self.hw.regs.get()).host_rsp = 0 };
-        // What the host-state fields of the new VMCS hold is written again by `prepare()`.
-        self.hw.put_host();
+        if self.hw.guest_in.get() {
+            // `prepare()` has found it, and will not be asked again before the guest's state goes.
+            // SAFETY: `segs` is this thread's.
+            let fs_base = unsafe { (*self.hw.segs.get()).fs_base };
+            self.vmcs().set(HOST_FS_BASE, fs_base);
+        }
     }
 
     /// Writes the host state that never changes; once for each new VMCS.

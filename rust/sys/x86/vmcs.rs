@@ -260,6 +260,13 @@ impl Vmcs {
         }
     }
 
+    /// Returns whether the VMCS is active on the current CPU: no other has to let go of it first.
+    #[inline]
+    pub fn is_on(&self, preempt: &PreemptOff) -> bool {
+        // CAST: CPU numbers are below NR_CPUS.
+        self.cpu.load(Relaxed) == preempt.cpu() as i32
+    }
+
     /// Returns whether the VMCS has been entered since it was last cleared.
     #[inline]
     pub(crate) fn is_launched(&self) -> bool {

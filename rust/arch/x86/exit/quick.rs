@@ -6,6 +6,9 @@
 //! They are those that guests meet most often of those whose handlers neither sleep nor touch memory of
 //! the guest or of userspace. What else there may be to do is looked at after each: an interrupt of the
 //! host waits for the next entry, which it ends at once.
+//!
+//! An exit of L2 that is L1's, and L1's VMRESUME, lead from one VMCS to the other, and take the way through
+//! the run loop only where events are to be chosen.
 
 use super::{
     hypercall,
@@ -16,7 +19,8 @@ use crate::arch::x86::{
     cpu::Cpu,
     outcome::{
         Handled,
-        Outcome, //
+        Outcome,
+        Stop, //
     },
 };
 use burrow_core::x86::{
@@ -27,7 +31,10 @@ use burrow_core::x86::{
     },
 };
 use burrow_sys::{
-    context::IrqsOff,
+    context::{
+        IrqsOff,
+        PreemptOff, //
+    },
     trace, //
 };
 
@@ -37,6 +44,8 @@ pub(crate) enum Quick {
     No,
     /// It is done, and changed nothing that the choice of events depends on.
     Done,
+    /// It has led from L2 to L1 or back, another VMCS is current, and no event is to be chosen.
+    Switched,
     /// It is handled; the run loop goes on with this.
     Handled(Handled),
 }
@@ -45,15 +54,26 @@ pub(crate) enum Quick {
 ///
 /// # Context
 ///
-/// Before the exit, no event was pending or injected, and L1 ran.
+/// Before the exit, no event was pending or injected, unless L2 ran.
 #[inline]
-pub(crate) fn handle(cpu: &mut Cpu<'_>, word: ExitReasonWord, _irqs: &IrqsOff<'_>) -> Quick {
+pub(crate) fn handle(
+    cpu: &mut Cpu<'_>,
+    word: ExitReasonWord,
+    intr_info: u32,
+    preempt: &PreemptOff,
+    irqs: &IrqsOff<'_>,
+) -> Quick {
+    if cpu.is_l2() {
+        let switched = cpu.exit_at_once(word, intr_info, preempt, irqs);
+        return after_switch(cpu, switched);
+    }
     const CPUID: u32 = ExitReason::Cpuid as u32;
     const VMCALL: u32 = ExitReason::Vmcall as u32;
     const RDMSR: u32 = ExitReason::MsrRead as u32;
     const WRMSR: u32 = ExitReason::MsrWrite as u32;
     const VMREAD: u32 = ExitReason::Vmread as u32;
     const VMWRITE: u32 = ExitReason::Vmwrite as u32;
+    const VMRESUME: u32 = ExitReason::Vmresume as u32;
     let handled = match word.0 {
         CPUID => misc::cpuid(cpu),
         VMCALL if hypercall::is_quick(cpu) => hypercall::hypercall(cpu),
@@ -64,6 +84,10 @@ pub(crate) fn handle(cpu: &mut Cpu<'_>, word: ExitReasonWord, _irqs: &IrqsOff<'_
         },
         VMREAD if cpu.quick_access(ExitReason::Vmread) => Ok(Outcome::Skip),
         VMWRITE if cpu.quick_access(ExitReason::Vmwrite) => Ok(Outcome::Skip),
+        VMRESUME => {
+            let switched = cpu.resume_at_once(preempt, irqs);
+            return after_switch(cpu, switched);
+        }
         _ => return Quick::No,
     };
     let Ok(Outcome::Skip) = handled else {
@@ -74,6 +98,17 @@ pub(crate) fn handle(cpu: &mut Cpu<'_>, word: ExitReasonWord, _irqs: &IrqsOff<'_
         Quick::Done
     } else {
         Quick::Handled(Ok(Outcome::Resume))
+    }
+}
+
+/// Finds how to go on where L1 or L2 may have taken the place of the other.
+#[inline]
+fn after_switch(cpu: &mut Cpu<'_>, switched: Result<bool, Stop>) -> Quick {
+    match switched {
+        Ok(false) => Quick::No,
+        Ok(true) if cpu.enters_without_event() => Quick::Switched,
+        Ok(true) => Quick::Handled(Ok(Outcome::Resume)),
+        Err(stop) => Quick::Handled(Err(stop)),
     }
 }
 

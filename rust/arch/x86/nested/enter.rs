@@ -248,7 +248,7 @@ impl Cpu<'_> {
     }
 
     /// Queues the event that the entry injects.
-    fn take_l1_event(&mut self, cause: EntryCause) -> Result<(), Stop> {
+    pub(super) fn take_l1_event(&mut self, cause: EntryCause) -> Result<(), Stop> {
         if cause == EntryCause::Restore {
             return Ok(());
         }

@@ -254,6 +254,17 @@ impl Cpu<'_> {
         )
     }
 
+    /// Returns whether nothing is pending that only an entry of L2 minds, and that is no event.
+    pub(crate) fn is_l2_quiet(&self) -> bool {
+        self.arch
+            .nested
+            .as_ref()
+            .is_none_or(|nested| match nested.state {
+                State::NonRoot(l2) => !l2.mtf_pending && !nested.has_init && nested.sipi.is_none(),
+                _ => true,
+            })
+    }
+
     /// Notes that L2 has been entered.
     pub(crate) fn note_l2_entered(&mut self) {
         if let Some(nested) = self.arch.nested.as_deref_mut() {

@@ -38,7 +38,8 @@ use burrow_core::{
                 NmiBlocking, //
             },
             timer,
-            vectoring, //
+            vectoring,
+            vmcs12::Vmcs12, //
         },
         regs::{
             debug::Dr7,
@@ -47,7 +48,10 @@ use burrow_core::{
             Efer, //
         },
         vmx::{
-            ctls::ActivityState,
+            ctls::{
+                ActivityState,
+                ExitCtls, //
+            },
             exit::{
                 ExitReason,
                 ExitReasonWord, //
@@ -61,6 +65,14 @@ use kernel::prelude::*;
 
 /// A VMX abort: the processor of L1 shuts down. SDM 3C "VMX Aborts", 28.7.
 const ABORT: Stop = Stop::ToUser(UserExit::Shutdown);
+
+/// Returns whether an exit to L1 neither reads nor writes memory of L1: its lists of MSRs are empty, and
+/// no PDPTEs are loaded.
+pub(super) fn touches_no_memory(v: &Vmcs12) -> bool {
+    v.read(VM_EXIT_MSR_STORE_COUNT) == 0
+        && v.read(VM_EXIT_MSR_LOAD_COUNT) == 0
+        && ExitCtls(v.read(VM_EXIT_CONTROLS)).host_64bit()
+}
 
 impl Cpu<'_> {
     /// Returns the exit information that the processor gave for the exit from L2 that it made.

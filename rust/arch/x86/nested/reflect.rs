@@ -5,6 +5,10 @@
 use crate::arch::x86::{
     cpu::Cpu,
     mmu::GuestMemory,
+    nested::{
+        leave,
+        state::Pinned, //
+    },
     outcome::{
         Handled,
         Outcome,
@@ -38,6 +42,12 @@ use burrow_core::{
         },
     },
 };
+use burrow_sys::context::{
+    IrqsOff,
+    PreemptOff, //
+};
+use core::cell::Cell;
+use kernel::sync::atomic::Relaxed;
 
 /// The bitmaps that vmcs12 names.
 struct Bitmaps<'a>(&'a GuestMemory);
@@ -70,7 +80,65 @@ pub(crate) fn route(cpu: &mut Cpu<'_>, word: ExitReasonWord, intr_info: u32) -> 
     }
 }
 
+/// The MSR bitmap of L1 where it is pinned, which can be looked at in any context.
+struct PinnedBitmap<'a> {
+    page: Option<&'a Pinned>,
+    /// Something else was asked for.
+    has_missed: Cell<bool>,
+}
+
+impl L1Memory for PinnedBitmap<'_> {
+    fn byte(&self, page: Gpa, offset: u16) -> Option<u8> {
+        let pinned = self.page.filter(|pinned| pinned.gpa == page.0);
+        let Some(pinned) = pinned else {
+            self.has_missed.set(true);
+            return None;
+        };
+        let word = pinned.page.word(usize::from(offset / 8)).load(Relaxed);
+        word.to_le_bytes().get(usize::from(offset % 8)).copied()
+    }
+}
+
 impl Cpu<'_> {
+    /// Makes an exit of L2 that has just happened one to L1, if it is L1's and that takes no memory of
+    /// L1. Returns `false` for others; then nothing has happened.
+    #[inline]
+    pub(crate) fn exit_at_once(
+        &mut self,
+        word: ExitReasonWord,
+        intr_info: u32,
+        preempt: &PreemptOff,
+        _irqs: &IrqsOff<'_>,
+    ) -> Result<bool, Stop> {
+        let Ok(reason) = ExitReason::try_from(word) else {
+            return Ok(false);
+        };
+        if word.entry_failure() || !self.vmcs01.is_on(preempt) {
+            return Ok(false);
+        }
+        let exit = self.exit_of(reason, intr_info);
+        let needs = self.l0_needs();
+        let nested = self.nested()?;
+        if nested.shadow12.is_some() || !leave::touches_no_memory(&nested.vmcs12) {
+            return Ok(false);
+        }
+        let bitmap = PinnedBitmap {
+            page: nested.slots[nested.active].pages.msr_bitmap.as_ref(),
+            has_missed: Cell::new(false),
+        };
+        let owner = reflect::owner(&nested.vmcs12, &exit, &needs, &bitmap);
+        if owner != Owner::L1 || bitmap.has_missed.get() {
+            return Ok(false);
+        }
+        self.note_l2_entered();
+        self.complete_events()?;
+        // What vmcs02 has logged, L1's VMCS will not know of.
+        self.drain_cpu_log();
+        let info = self.hardware_exit(word);
+        self.exit_to_l1(info, NmiBlocking::Open)?;
+        Ok(true)
+    }
+
     fn exit_of(&self, reason: ExitReason, intr_info: u32) -> Exit {
         let vmcs = self.vmcs();
         let operand = match reason {

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! VMRESUME of a vmcs12 in which nothing but RIP and RSP has changed: what hypervisors do most.
+//! VMRESUME of a vmcs12 in which little has changed: what hypervisors do most.
 //!
 //! An entry depends on vmcs12, on what L0 puts into the merge, and on what pages of L1 hold. If L1 has
-//! written to no other group of fields, and L0's part is made from the same values as the last time
-//! ([`EntryInputs`]), then vmcs02 is right but for RIP, RSP and what L2 has changed that its exit did not
-//! save. What may have changed in memory, the MSR bitmap and VTPR, is looked at each time.
+//! written to no fields but those of [`CHANGEABLE`] groups, and L0's part is made from the same values as
+//! the last time ([`EntryInputs`]), then vmcs02 is right but for these groups and what L2 has changed that
+//! its exit did not save. What may have changed in memory, the MSR bitmap and VTPR, is looked at each time.
+//!
+//! All of it can be done right after the exit for VMRESUME, with interrupts off
+//! ([`resume_at_once`](Cpu::resume_at_once)): pages of L1 stay pinned as long as the epoch of the memory
+//! is that of the last entry.
 
 use crate::arch::x86::{
     cpu::Cpu,
@@ -32,6 +36,12 @@ use burrow_core::x86::{
             ListKind, //
         },
         pool::Slot,
+        state::{
+            self,
+            EntryInsn,
+            MovSsBlocking,
+            State, //
+        },
         vectoring::{
             self,
             Injection, //
@@ -46,7 +56,20 @@ use burrow_core::x86::{
         field::*, //
     },
 };
-use kernel::sync::atomic::Relaxed;
+use burrow_sys::{
+    context::{
+        IrqsOff,
+        PreemptOff, //
+    },
+    x86::vmcs::Vmcs,
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::Relaxed,
+        SetOnce, //
+    },
+};
 
 /// The word of the virtual-APIC page whose low byte is VTPR.
 const VTPR_WORD: usize = 0x80 / 8;
@@ -73,31 +96,65 @@ impl Cpu<'_> {
     pub(super) fn remember_entry(&mut self, index: usize, inputs: EntryInputs) -> Result<(), Stop> {
         let ctls = self.arch.ctls;
         let nested = self.nested()?;
+        let proc = merge::proc12(&nested.vmcs12);
         let slot = &mut nested.slots[index];
         let pages = [&slot.pages.virtual_apic, &slot.pages.apic_access];
         let is_logged = pages.into_iter().flatten().any(|page| page.is_logged);
-        let has_vtpr =
-            slot.pages.virtual_apic.is_some() || !merge::proc12(&nested.vmcs12).tpr_shadow();
-        let is_plain = is_plain(&nested.vmcs12) && has_vtpr && !is_logged;
+        let has_vtpr = slot.pages.virtual_apic.is_some() || !proc.tpr_shadow();
+        let has_bitmap = slot.pages.msr_bitmap.is_some() || !proc.msr_bitmaps();
+        let is_plain = is_plain(&nested.vmcs12) && has_vtpr && has_bitmap && !is_logged;
         slot.last = is_plain.then_some(LastEntry { inputs, ctls });
         Ok(())
     }
 
-    /// Enters L2 again if that is all there is to it; returns `false`, and nothing has happened, if not.
+    /// Carries out VMRESUME of L1 right after its exit if it is the entry of
+    /// [`resume_unchanged`](Self::resume_unchanged). Returns `false` for others; then nothing has happened.
+    #[inline]
+    pub(crate) fn resume_at_once(
+        &mut self,
+        preempt: &PreemptOff,
+        _irqs: &IrqsOff<'_>,
+    ) -> Result<bool, Stop> {
+        if !self.is_64bit_code() || self.cpl() > 0 || self.interruptibility().mov_ss() {
+            return Ok(false);
+        }
+        let Some(nested) = self.arch.nested.as_deref() else {
+            return Ok(false);
+        };
+        let State::Root(root) = nested.state else {
+            return Ok(false);
+        };
+        let is_here = |slot: &SetOnce<KBox<Vmcs>>| slot.as_ref().is_some_and(|v| v.is_on(preempt));
+        let insn = EntryInsn::Vmresume;
+        if state::enter(insn, &root, &nested.vmcs12, MovSsBlocking::Open).is_err()
+            || !self.vmcs02.get(nested.active).is_some_and(is_here)
+        {
+            return Ok(false);
+        }
+        // What L1 has logged, L2's VMCS will not know of.
+        self.drain_cpu_log();
+        self.resume_unchanged()
+    }
+
+    /// Enters L2 again if little has changed since it was entered last; returns `false`, and nothing has
+    /// happened, if not.
+    ///
+    /// # Context
+    ///
+    /// Interrupts may be off, if the vmcs02 that was entered last is active on the current CPU.
     pub(super) fn resume_unchanged(&mut self) -> Result<bool, Stop> {
         let nested = self.nested()?;
         let index = nested.active;
         let current = nested.state.root().and_then(|root| root.current);
         let slot = &nested.slots[index];
-        let (Some(current), Some(last), Some(l0)) = (current, slot.last, slot.merged.as_ref())
+        let (Some(current), Some(last), Some(_)) = (current, slot.last, slot.merged.as_ref())
         else {
             return Ok(false);
         };
-        let had_bitmap = l0.pages.msr_bitmap;
         let v = &nested.vmcs12;
-        if !v.dirty().is_within(Groups::RIP)
+        if !v.dirty().is_within(CHANGEABLE)
             || v.read(GUEST_ACTIVITY_STATE) != ActivityState::Active as u32
-            || vectoring::injection(v) != Injection::Nothing
+            || vectoring::injection(v) == Injection::Mtf
             || nested.pool.find(current) != Some(index)
             || last.inputs != self.entry_inputs()
             || !self.passes_checks(index)?
@@ -108,12 +165,7 @@ impl Cpu<'_> {
         if nested.pool.activate(current) != Some(Slot::Hot(index)) {
             return Ok(false);
         }
-        let mut bitmap = nested.slots[index].pages.msr_bitmap.take();
-        let merged = self.merge_msr_bitmap(index, &mut bitmap);
-        self.nested()?.slots[index].pages.msr_bitmap = bitmap;
-        if merged? != had_bitmap {
-            return Ok(false);
-        }
+        self.remerge_msr_bitmap(index)?;
         let l1 = L1State {
             ctls: self.arch.ctls,
             cr4: self.cr4(),
@@ -124,11 +176,27 @@ impl Cpu<'_> {
         let nested = self.nested()?;
         let v = &nested.vmcs12;
         let what = v.dirty().union(vmcs02::reloaded(v));
+        let mut ctls = last.ctls;
         if let Some(l0) = nested.slots[index].merged.as_ref() {
             merge::merge(v, l0, EntryCause::Fresh, what, &mut vmcs);
+            if what.intersects(Groups::WINDOWS) {
+                ctls = merge::controls(v, l0);
+            }
         }
-        self.run_l2(index, l1, l1_dr7, &last.ctls)?;
+        if let Some(last) = nested.slots[index].last.as_mut() {
+            last.ctls = ctls;
+        }
+        self.run_l2(index, l1, l1_dr7, &ctls)?;
+        self.take_l1_event(EntryCause::Fresh)?;
         Ok(true)
+    }
+
+    /// Brings the merged MSR bitmap up to date, as L1 may write to its own at any time.
+    fn remerge_msr_bitmap(&mut self, index: usize) -> Result<(), Stop> {
+        let mut bitmap = self.nested()?.slots[index].pages.msr_bitmap.take();
+        let merged = self.merge_msr_bitmap(index, &mut bitmap);
+        self.nested()?.slots[index].pages.msr_bitmap = bitmap;
+        merged.map(|_| ())
     }
 
     /// Runs the checks that depend on what has changed.
@@ -152,10 +220,19 @@ impl Cpu<'_> {
     }
 }
 
+/// Groups whose change leaves an entry a repetition of the last one: their checks and their merge depend on
+/// nothing that an exit leaves in vmcs02, on no address of a page, and on no control that is not in them.
+const CHANGEABLE: Groups = Groups::RIP
+    .union(Groups::RUN)
+    .union(Groups::EVENT)
+    .union(Groups::WINDOWS)
+    .union(Groups::EXCEPTIONS)
+    .union(Groups::HOST)
+    .union(Groups::INFO);
+
 /// Returns whether an entry looks at no memory of L1 but the pages that are pinned.
 fn is_plain(v: &Vmcs12) -> bool {
     merge::proc2_12(v).ept()
         && v.read(VMCS_LINK_POINTER) == u64::MAX
-        && !merge::pin12(v).preemption_timer()
         && List::of(v, ListKind::EntryLoad).count == 0
 }

@@ -304,8 +304,10 @@ pub fn merge(v: &Vmcs12, l0: &L0, cause: EntryCause, what: Groups, vmcs02: &mut 
     if is_due(control_groups.union(Groups::CRS).union(Groups::BITMAPS)) {
         write_controls(v, l0, vmcs02);
     }
-    if is_due(Groups::CONTROLS) {
+    if is_due(Groups::CONTROLS.union(Groups::EXCEPTIONS)) {
         write_exceptions(v, l0, vmcs02);
+    }
+    if is_due(Groups::CONTROLS) {
         vmcs02.write(VIRTUAL_PROCESSOR_ID, l0.vpid);
     }
     if is_due(Groups::CONTROLS.union(Groups::APIC)) {

@@ -46,7 +46,7 @@ impl Groups {
     /// No group.
     pub const NONE: Self = Self(0);
     /// Every group.
-    pub const ALL: Self = Self(0x7fff);
+    pub const ALL: Self = Self(0xffff);
     /// VM-execution, exit and entry controls that no other group has.
     pub const CONTROLS: Self = Self(1 << 0);
     /// The interrupt-window and NMI-window bits of the primary controls, which L1 toggles often.
@@ -73,10 +73,12 @@ impl Groups {
     pub const RUN: Self = Self(1 << 11);
     /// The link pointer.
     pub const LINK: Self = Self(1 << 12);
-    /// Exit information and the PML index: nothing depends on it.
+    /// Exit information, the PML index and HOST_RSP: no check and no merge depends on them.
     pub const INFO: Self = Self(1 << 13);
     /// Guest RIP and RSP, which change most and matter least.
     pub const RIP: Self = Self(1 << 14);
+    /// The exception bitmap and what page faults are compared with, which no check depends on.
+    pub const EXCEPTIONS: Self = Self(1 << 15);
 
     /// Returns the groups of both.
     #[inline]
@@ -213,7 +215,7 @@ const ROWS: &[Row] = rows! {
     HOST_IDTR_BASE @ 640: HOST;
     HOST_IA32_SYSENTER_ESP @ 648: HOST;
     HOST_IA32_SYSENTER_EIP @ 656: HOST;
-    HOST_RSP @ 664: HOST;
+    HOST_RSP @ 664: INFO;
     HOST_RIP @ 672: HOST;
     HOST_S_CET @ 680: HOST;
     HOST_SSP @ 688: HOST;
@@ -223,9 +225,9 @@ const ROWS: &[Row] = rows! {
     GUEST_INTR_SSP_TABLE @ 720: MSRS;
     PIN_BASED_VM_EXEC_CONTROL @ 744: CONTROLS;
     CPU_BASED_VM_EXEC_CONTROL @ 748: CONTROLS;
-    EXCEPTION_BITMAP @ 752: CONTROLS;
-    PAGE_FAULT_ERROR_CODE_MASK @ 756: CONTROLS;
-    PAGE_FAULT_ERROR_CODE_MATCH @ 760: CONTROLS;
+    EXCEPTION_BITMAP @ 752: EXCEPTIONS;
+    PAGE_FAULT_ERROR_CODE_MASK @ 756: EXCEPTIONS;
+    PAGE_FAULT_ERROR_CODE_MATCH @ 760: EXCEPTIONS;
     CR3_TARGET_COUNT @ 764: CONTROLS;
     VM_EXIT_CONTROLS @ 768: CONTROLS;
     VM_EXIT_MSR_STORE_COUNT @ 772: CONTROLS;

@@ -161,6 +161,18 @@ fn only_a_changed_value_marks_its_group() {
 }
 
 #[test]
+fn fields_that_no_check_reads_have_groups_of_their_own() {
+    let mut v = Vmcs12::new();
+    v.clear_dirty();
+    v.write(HOST_RSP, 0x1234);
+    assert_eq!(v.dirty(), Groups::INFO);
+    v.write(EXCEPTION_BITMAP, 1 << 6);
+    v.write(PAGE_FAULT_ERROR_CODE_MASK, 1);
+    v.write(PAGE_FAULT_ERROR_CODE_MATCH, 1);
+    assert_eq!(v.dirty(), Groups::INFO.union(Groups::EXCEPTIONS));
+}
+
+#[test]
 fn window_toggle_does_not_dirty_the_controls() {
     let mut v = Vmcs12::new();
     v.write(CPU_BASED_VM_EXEC_CONTROL, 0x8401_e172);
