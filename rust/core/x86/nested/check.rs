@@ -184,16 +184,67 @@ macro_rules! checks {
 }
 pub(super) use checks;
 
-/// Returns the first violated check of the blocks that `dirty` makes run, and its qualification.
-pub(super) fn run(
+/// Blocks in their order, and which of them a dirty group makes run.
+pub(super) struct Table {
     blocks: &'static [Block],
+    /// The blocks that always run, as bits.
+    always: u32,
+    /// Those that depend on each group.
+    due: [u32; Groups::COUNT],
+}
+
+impl Table {
+    /// Makes the table of `blocks`, of which there are at most 32.
+    pub(super) const fn new(blocks: &'static [Block]) -> Self {
+        let mut table = Self {
+            blocks,
+            always: 0,
+            due: [0; Groups::COUNT],
+        };
+        let (mut rest, mut bit) = (blocks, 1_u32);
+        while let [block, tail @ ..] = rest {
+            if block.depends.is_empty() {
+                table.always |= bit;
+            }
+            let mut group = 0;
+            while group < Groups::COUNT {
+                if block.depends.intersects(Groups::nth(group)) {
+                    #[allow(clippy::indexing_slicing, reason = "runs at build time only")]
+                    {
+                        table.due[group] |= bit;
+                    }
+                }
+                group = group.wrapping_add(1);
+            }
+            bit = bit.wrapping_shl(1);
+            rest = tail;
+        }
+        table
+    }
+
+    /// Returns the blocks that run where the groups `dirty` have changed, in order.
+    #[inline]
+    fn due(&self, dirty: Groups) -> impl Iterator<Item = &'static Block> {
+        let mut bits = dirty
+            .iter()
+            .filter_map(|group| self.due.get(group))
+            .fold(self.always, |all, due| all | due);
+        let blocks = self.blocks;
+        core::iter::from_fn(move || {
+            let next = bits.trailing_zeros() as usize;
+            bits &= bits.wrapping_sub(1);
+            blocks.get(next)
+        })
+    }
+}
+
+/// Returns the first violated check of those that `dirty` makes run, and its qualification.
+pub(super) fn run(
+    table: &'static Table,
     entry: &Entry<'_>,
     dirty: Groups,
 ) -> Result<(), (CheckId, u64)> {
-    let due = blocks
-        .iter()
-        .filter(|block| block.depends == ALWAYS || block.depends.intersects(dirty));
-    for block in due {
+    for block in table.due(dirty) {
         if let Some(check) = block.checks.iter().find(|check| (check.violated)(entry)) {
             return Err((check.id, block.qualification));
         }
@@ -243,11 +294,11 @@ pub fn vm_entry(entry: &Entry<'_>) -> Result<(), Refused> {
             refusal: Refusal::Fail(VmFail::Valid(error)),
         }
     };
-    run(super::check_controls::BLOCKS, entry, dirty)
+    run(&super::check_controls::TABLE, entry, dirty)
         .map_err(fail(VmInsnError::EntryInvalidControlField))?;
-    run(super::check_host::BLOCKS, entry, dirty)
+    run(&super::check_host::TABLE, entry, dirty)
         .map_err(fail(VmInsnError::EntryInvalidHostStateField))?;
-    run(super::check_guest::BLOCKS, entry, dirty).map_err(|(id, qualification)| {
+    run(&super::check_guest::TABLE, entry, dirty).map_err(|(id, qualification)| {
         let fail = EntryFail {
             reason: ExitReason::InvalidState,
             qualification,

@@ -16,13 +16,14 @@ use super::check::{
     Block,
     Check,
     Entry,
+    Table,
     ALWAYS,
     CR0_PE, //
 };
 use super::vmcs12::Groups;
 
 /// All of them, in the order of the SDM where it has one.
-pub(super) static BLOCKS: &[Block] = &[
+pub(super) const BLOCKS: &[Block] = &[
     Block {
         depends: WORDS_DEPEND,
         qualification: 0,
@@ -69,6 +70,9 @@ pub(super) static BLOCKS: &[Block] = &[
         checks: EVENT,
     },
 ];
+
+/// Them, and which depend on what.
+pub(super) static TABLE: Table = Table::new(BLOCKS);
 
 const WORDS_DEPEND: Groups = Groups::CONTROLS.union(Groups::WINDOWS);
 const ON_BITMAPS: Groups = Groups::CONTROLS.union(Groups::BITMAPS);

@@ -22,6 +22,7 @@ use super::check::{
     Check,
     Entry,
     EntryCause,
+    Table,
     ALWAYS,
     CR0_PE,
     CR0_PG,
@@ -49,7 +50,7 @@ const LINK_POINTER: u64 = 4;
 const PDPTE: u64 = 2;
 
 /// All of them, in the order of the SDM.
-pub(super) static BLOCKS: &[Block] = &[
+pub(super) const BLOCKS: &[Block] = &[
     Block {
         depends: ON_CRS,
         qualification: 0,
@@ -105,6 +106,9 @@ pub(super) static BLOCKS: &[Block] = &[
         checks: MEMORY_PDPTES,
     },
 ];
+
+/// Them, and which depend on what.
+pub(super) static TABLE: Table = Table::new(BLOCKS);
 
 const ON_CRS: Groups = Groups::CONTROLS.union(Groups::CRS);
 const ON_MSRS: Groups = Groups::CONTROLS.union(Groups::MSRS);

@@ -14,6 +14,7 @@ use super::check::{
     Block,
     Check,
     Entry,
+    Table,
     CR0_WP,
     CR4_CET,
     CR4_LA57,
@@ -25,7 +26,7 @@ use super::check::{
 use super::vmcs12::Groups;
 
 /// All of them, in the order of the SDM.
-pub(super) static BLOCKS: &[Block] = &[
+pub(super) const BLOCKS: &[Block] = &[
     Block {
         depends: DEPENDS,
         qualification: 0,
@@ -47,6 +48,9 @@ pub(super) static BLOCKS: &[Block] = &[
         checks: ADDRESS_SPACE,
     },
 ];
+
+/// Them, and which depend on what.
+pub(super) static TABLE: Table = Table::new(BLOCKS);
 
 const DEPENDS: Groups = Groups::CONTROLS.union(Groups::HOST);
 

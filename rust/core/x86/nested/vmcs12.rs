@@ -80,6 +80,33 @@ impl Groups {
     /// The exception bitmap and what page faults are compared with, which no check depends on.
     pub const EXCEPTIONS: Self = Self(1 << 15);
 
+    /// How many groups there can be.
+    pub const COUNT: usize = 16;
+
+    /// Returns the group of number `n`; none from [`COUNT`](Self::COUNT) on.
+    #[inline]
+    pub const fn nth(n: usize) -> Self {
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "what is cut off is no group"
+        )]
+        Self((1_u64.wrapping_shl(n as u32 & 63)) as u16)
+    }
+
+    /// Returns the numbers of the groups in the set.
+    #[inline]
+    pub fn iter(self) -> impl Iterator<Item = usize> {
+        let mut bits = self.0;
+        core::iter::from_fn(move || {
+            if bits == 0 {
+                return None;
+            }
+            let next = bits.trailing_zeros() as usize;
+            bits &= bits.wrapping_sub(1);
+            Some(next)
+        })
+    }
+
     /// Returns the groups of both.
     #[inline]
     #[must_use]
