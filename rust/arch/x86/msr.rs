@@ -400,6 +400,9 @@ impl Cpu<'_> {
             self.open_msr(index::IA32_PRED_CMD, MsrAccesses::Write);
         }
         self.arch.msrs_open = OpenWords::of(self.arch.msr_bitmap.words());
+        if let Some(nested) = self.arch.nested.as_deref_mut() {
+            nested.forget_bitmap_merges();
+        }
     }
 
     fn open_msr(&mut self, number: u32, accesses: MsrAccesses) {

@@ -157,14 +157,73 @@ pub enum X2apic {
     },
 }
 
+/// The words of L1's bitmap that a merge has looked at, and what they held. As long as they hold the same, and
+/// L0's bitmap and the [`X2apic`] are the same, so is the result.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Answers {
+    words: [(u16, u64); Self::MOST],
+    /// How many there are; more than there is room for if some were not kept.
+    count: usize,
+}
+
+impl Answers {
+    /// How many are kept: all where L0 opens the MSRs that it does, and L1 virtualizes the x2APIC.
+    const MOST: usize = 24;
+
+    fn note(&mut self, index: usize, value: u64) {
+        #[allow(clippy::cast_possible_truncation, reason = "below 512")]
+        let answer = (index as u16, value);
+        let last = self.count.wrapping_sub(1);
+        if self.words.get(last) == Some(&answer) {
+            return;
+        }
+        if let Some(room) = self.words.get_mut(self.count) {
+            *room = answer;
+        }
+        self.count = self.count.saturating_add(1);
+    }
+
+    /// Returns whether L1's words, which `l1` returns, hold what they held. Not if no merge has looked yet,
+    /// nor if one has looked at more than are kept.
+    #[inline]
+    pub fn hold(&self, l1: impl Fn(usize) -> u64) -> bool {
+        let kept = self.words.get(..self.count);
+        kept.is_some_and(|kept| {
+            !kept.is_empty()
+                && kept
+                    .iter()
+                    .all(|(index, value)| l1(usize::from(*index)) == *value)
+        })
+    }
+}
+
+/// What a merge leaves besides the page.
+#[derive(Clone, Copy, Debug)]
+pub struct Merged {
+    /// The words that may be open: what the next merge into the same page gets as `stale`.
+    pub open: OpenWords,
+    /// What it has seen of L1's bitmap.
+    pub seen: Answers,
+}
+
+impl Default for Merged {
+    /// What is known of a fresh page: nothing.
+    fn default() -> Self {
+        Self {
+            open: OpenWords::ALL,
+            seen: Answers::default(),
+        }
+    }
+}
+
 /// Computes vmcs02's bitmap: an access is let through where both L0 and L1 let it through, but for
 /// writes of the SYSENTER MSRs: vmcs12 must learn of them, as an exit to L1 does not read them back.
 ///
 /// `open` are the words that L0 opens now ([`OpenWords::of`] of `l0`), `stale` those that an
 /// earlier merge into `out` may have opened ([`OpenWords::ALL`] for a fresh page); no other word is
 /// touched, nor asked for from `l1`, which returns a word of L1's page: L1 may change it at any time,
-/// so all that matters is read anew for each merge. Returns what to pass as `stale` next time. The
-/// x2APIC range follows `x2apic` and L1 alone: what L0 opened there is for its own virtual-APIC page.
+/// so all that matters is read anew for each merge. The x2APIC range follows `x2apic` and L1 alone: what
+/// L0 opened there is for its own virtual-APIC page.
 #[must_use]
 pub fn merge(
     out: &mut Page,
@@ -173,7 +232,11 @@ pub fn merge(
     open: OpenWords,
     stale: OpenWords,
     x2apic: X2apic,
-) -> OpenWords {
+) -> Merged {
+    let mut merged = Merged {
+        open,
+        seen: Answers::default(),
+    };
     for index in open.union(stale).iter() {
         let (Some(to), Some(l0)) = (out.get_mut(index), l0.get(index)) else {
             continue;
@@ -181,10 +244,11 @@ pub fn merge(
         *to = if is_x2apic(index) || *l0 == u64::MAX {
             u64::MAX
         } else {
-            l0 | l1(index) | kept_from_l2(index)
+            let answer = l1(index);
+            merged.seen.note(index, answer);
+            l0 | answer | kept_from_l2(index)
         };
     }
-    let mut opened = open;
     if let X2apic::Virtualized {
         registers,
         delivery,
@@ -194,9 +258,11 @@ pub fn merge(
             let Some((word, bit)) = position(msr, access) else {
                 return;
             };
-            if l1(word) & bit == 0 {
+            let answer = l1(word);
+            merged.seen.note(word, answer);
+            if answer & bit == 0 {
                 pass_through(out, msr, accesses);
-                opened.insert(word);
+                merged.open.insert(word);
             }
         };
         if registers {
@@ -211,7 +277,7 @@ pub fn merge(
             open_by_l1(X2APIC_SELF_IPI, MsrAccess::Write, MsrAccesses::Write);
         }
     }
-    opened
+    merged
 }
 
 const IA32_SYSENTER_CS: u32 = 0x174;
@@ -347,12 +413,13 @@ mod tests {
             open,
             OpenWords::ALL,
             X2apic::Intercepted,
-        );
+        )
+        .open;
         assert!(!intercepts(&out, EFER, Read));
         let open = OpenWords::of(&CLOSED);
-        let stale = merge(&mut out, &CLOSED, |_| 0, open, stale, X2apic::Intercepted);
+        let merged = merge(&mut out, &CLOSED, |_| 0, open, stale, X2apic::Intercepted);
         assert_eq!(out, CLOSED);
-        assert_eq!(stale.iter().count(), 0);
+        assert_eq!(merged.open.iter().count(), 0);
     }
 
     #[test]
@@ -397,8 +464,56 @@ mod tests {
             delivery: true,
         };
         let none = OpenWords::of(&CLOSED);
-        let stale = merge(&mut out, &CLOSED, |_| 0, none, none, all);
+        let stale = merge(&mut out, &CLOSED, |_| 0, none, none, all).open;
         let _ = merge(&mut out, &CLOSED, |_| 0, none, stale, X2apic::Intercepted);
         assert_eq!(out, CLOSED);
+    }
+
+    /// A page of L0 that opens what L0 does, and more.
+    fn open_by_l0() -> Page {
+        let mut l0 = CLOSED;
+        for msr in [0x10, 0x48, 0x49, 0x174, 0xc000_0100] {
+            pass_through(&mut l0, msr, MsrAccesses::ReadWrite);
+        }
+        l0
+    }
+
+    const BOTH: X2apic = X2apic::Virtualized {
+        registers: true,
+        delivery: true,
+    };
+
+    #[test]
+    fn answers_hold_until_l1_changes_a_word_that_the_merge_depends_on() {
+        let l0 = open_by_l0();
+        let open = OpenWords::of(&l0);
+        for x2apic in [X2apic::Intercepted, BOTH] {
+            let mut l1 = CLOSED;
+            let mut out = CLOSED;
+            let merged = merge(&mut out, &l0, |n| l1[n], open, OpenWords::ALL, x2apic);
+            assert!(merged.seen.hold(|n| l1[n]));
+            let before = out;
+            let mut asked = 0;
+            for word in 0..512 {
+                l1[word] = 0;
+                let _ = merge(&mut out, &l0, |n| l1[n], open, merged.open, x2apic);
+                let holds = merged.seen.hold(|n| l1[n]);
+                assert!(out == before || !holds, "word {word}");
+                asked += usize::from(!holds);
+                l1[word] = u64::MAX;
+                out = before;
+            }
+            assert!((8..20).contains(&asked), "{asked}");
+        }
+    }
+
+    #[test]
+    fn answers_that_do_not_fit_or_are_not_there_hold_never() {
+        assert!(!Answers::default().hold(|_| 0));
+        let l0 = [0; 512];
+        let open = OpenWords::of(&l0);
+        let mut out = CLOSED;
+        let merged = merge(&mut out, &l0, |_| 0, open, OpenWords::ALL, BOTH);
+        assert!(!merged.seen.hold(|_| 0));
     }
 }

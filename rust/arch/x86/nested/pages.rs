@@ -126,7 +126,32 @@ impl Cpu<'_> {
         let slot = &mut nested.slots[index];
         let l0 = self.arch.msr_bitmap.words();
         let out = slot.msr_bitmap.words_mut();
-        slot.open = msrbitmap::merge(out, l0, l1, self.arch.msrs_open, slot.open, x2apic);
+        let (open, stale) = (self.arch.msrs_open, slot.bitmap_merge.open);
+        slot.bitmap_merge = msrbitmap::merge(out, l0, l1, open, stale, x2apic);
         Ok(Some(Hpa(slot.msr_bitmap.address())))
+    }
+
+    /// Brings the merged MSR bitmap of slot `index` up to date: L1 may write to its own at any time. It is
+    /// pinned, and the same page as at the last merge, of a vmcs12 whose controls have not changed.
+    ///
+    /// # Context
+    ///
+    /// Interrupts may be off.
+    pub(super) fn remerge_msr_bitmap(&mut self, index: usize) -> Result<(), Stop> {
+        let slot = &mut self.nested()?.slots[index];
+        let seen = &slot.bitmap_merge.seen;
+        // L0's part has not changed: where it does, what was seen is forgotten.
+        let holds = slot
+            .pages
+            .msr_bitmap
+            .as_ref()
+            .is_none_or(|pinned| seen.hold(|word| pinned.page.word(word).load(Relaxed)));
+        if holds {
+            return Ok(());
+        }
+        let mut pinned = slot.pages.msr_bitmap.take();
+        let merged = self.merge_msr_bitmap(index, &mut pinned);
+        self.nested()?.slots[index].pages.msr_bitmap = pinned;
+        merged.map(|_| ())
     }
 }

@@ -191,14 +191,6 @@ impl Cpu<'_> {
         Ok(true)
     }
 
-    /// Brings the merged MSR bitmap up to date, as L1 may write to its own at any time.
-    fn remerge_msr_bitmap(&mut self, index: usize) -> Result<(), Stop> {
-        let mut bitmap = self.nested()?.slots[index].pages.msr_bitmap.take();
-        let merged = self.merge_msr_bitmap(index, &mut bitmap);
-        self.nested()?.slots[index].pages.msr_bitmap = bitmap;
-        merged.map(|_| ())
-    }
-
     /// Runs the checks that depend on what has changed.
     fn passes_checks(&mut self, index: usize) -> Result<bool, Stop> {
         let nested = self.nested()?;

@@ -10,7 +10,7 @@ use burrow_core::{
     addr::Gpa,
     vpid,
     x86::{
-        msrbitmap::OpenWords,
+        msrbitmap,
         nested::{
             caps::{
                 self,
@@ -48,9 +48,9 @@ pub(crate) const NR_SLOTS: usize = 2;
 
 /// What belongs to one vmcs02.
 pub(crate) struct Slot {
-    /// The merged MSR bitmap, and which of its words may be open.
+    /// The merged MSR bitmap, and what is known of the last merge into it.
     pub(crate) msr_bitmap: ControlPage,
-    pub(crate) open: OpenWords,
+    pub(crate) bitmap_merge: msrbitmap::Merged,
     /// The VPID; in [`VcpuArch`](crate::arch::x86::state::VcpuArch) while L2 runs, and L1's here.
     pub(crate) vpid: vpid::Holder,
     /// The shadow of L1's EPT, once there is one, and the EPTP it is of.
@@ -113,7 +113,7 @@ impl Slot {
     fn new() -> Result<Self> {
         Ok(Self {
             msr_bitmap: ControlPage::new()?,
-            open: OpenWords::ALL,
+            bitmap_merge: msrbitmap::Merged::default(),
             vpid: vpid::Holder::new(),
             shadow: None,
             is_made: false,
@@ -220,6 +220,13 @@ impl Nested {
     #[inline]
     pub(crate) fn slot(&mut self) -> &mut Slot {
         &mut self.slots[self.active % NR_SLOTS]
+    }
+
+    /// Has the MSR bitmaps merged again at the next entry: L0's has changed.
+    pub(crate) fn forget_bitmap_merges(&mut self) {
+        for slot in &mut self.slots {
+            slot.bitmap_merge.seen = msrbitmap::Answers::default();
+        }
     }
 
     /// Returns the secondary controls of vmcs12; all 0 unless activated.
