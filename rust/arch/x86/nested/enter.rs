@@ -144,10 +144,7 @@ impl Cpu<'_> {
         };
         let nested = self.nested()?;
         let what = if nested.slots[index].merged == Some(l0) {
-            nested
-                .vmcs12
-                .dirty()
-                .union(vmcs02::reloaded(&nested.vmcs12))
+            nested.vmcs12.dirty()
         } else {
             Groups::ALL
         };

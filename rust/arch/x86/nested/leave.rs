@@ -21,6 +21,10 @@ use burrow_core::{
         event::Protection,
         nested::{
             check::EntryFail,
+            merge::{
+                self,
+                Loaded, //
+            },
             msrlist::{
                 self,
                 List,
@@ -122,10 +126,20 @@ impl Cpu<'_> {
         self.arch.events.take_triple_fault();
 
         let l2 = self.l2_values()?;
+        let left = Loaded {
+            efer: l2.efer,
+            dr7: l2.dr7,
+            debugctl: l2.debugctl,
+            pat: self.pat(),
+        };
         let vmcs = self.vmcs();
         let nested = self.nested()?;
         sync::eager(&mut nested.vmcs12, &vmcs, &l2);
         sync::record_exit(&mut nested.vmcs12, &info);
+        if let Some(l0) = nested.slots[nested.active].merged.as_ref() {
+            let overwritten = merge::overwritten(&nested.vmcs12, l0, &left);
+            nested.vmcs12.mark_dirty(overwritten);
+        }
         nested.is_lazy = true;
         let list = List::of(&nested.vmcs12, ListKind::ExitStore);
         let max = nested.caps.misc.msr_list_max();

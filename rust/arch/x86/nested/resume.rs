@@ -18,8 +18,7 @@ use crate::arch::x86::{
             EntryInputs,
             L1State,
             LastEntry, //
-        },
-        vmcs02, //
+        }, //
     },
     outcome::Stop, //
 };
@@ -175,7 +174,7 @@ impl Cpu<'_> {
         let mut vmcs = self.vmcs();
         let nested = self.nested()?;
         let v = &nested.vmcs12;
-        let what = v.dirty().union(vmcs02::reloaded(v));
+        let what = v.dirty();
         let mut ctls = last.ctls;
         if let Some(l0) = nested.slots[index].merged.as_ref() {
             merge::merge(v, l0, EntryCause::Fresh, what, &mut vmcs);

@@ -25,10 +25,7 @@ use burrow_core::{
                 L0,
             },
             sync,
-            vmcs12::{
-                Groups,
-                Vmcs12, //
-            }, //
+            vmcs12::Vmcs12, //
         },
         regs::{
             mask,
@@ -180,18 +177,4 @@ pub(super) fn vpid12(v: &Vmcs12) -> Option<u16> {
     merge::proc2_12(v)
         .vpid()
         .then(|| v.read(VIRTUAL_PROCESSOR_ID))
-}
-
-/// Returns the groups that an entry loads anew from vmcs12 though L1 has not changed them: L2 has,
-/// and its exit did not save them.
-pub(super) fn reloaded(v: &Vmcs12) -> Groups {
-    let exit = burrow_core::x86::vmx::ctls::ExitCtls(v.read(VM_EXIT_CONTROLS));
-    let mut groups = Groups::NONE;
-    if !exit.save_debug() || !exit.save_pat() {
-        groups = groups.union(Groups::MSRS);
-    }
-    if !exit.save_efer() {
-        groups = groups.union(Groups::CRS);
-    }
-    groups
 }

@@ -438,27 +438,62 @@ fn write_crs(v: &Vmcs12, l0: &L0, vmcs02: &mut impl VmcsAccess) {
     vmcs02.write(GUEST_IA32_EFER, l2_efer(v, l0.l1.efer));
 }
 
-fn write_msrs(v: &Vmcs12, l0: &L0, vmcs02: &mut impl VmcsAccess) {
-    let (l1, loads, loads02) = (&l0.l1, entry12(v), controls(v, l0).entry);
-    copy(v, vmcs02, &[GUEST_SYSENTER_CS]);
-    copy(v, vmcs02, &[GUEST_SYSENTER_ESP, GUEST_SYSENTER_EIP]);
+/// What L2 has in registers that an exit may leave alone and an entry loads, from vmcs12 or from L1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Loaded {
+    /// IA32_EFER.
+    pub efer: u64,
+    /// DR7.
+    pub dr7: u64,
+    /// IA32_DEBUGCTL.
+    pub debugctl: u64,
+    /// IA32_PAT.
+    pub pat: u64,
+}
+
+/// Returns what an entry loads.
+pub fn loaded(v: &Vmcs12, l0: &L0) -> Loaded {
+    let (l1, loads) = (&l0.l1, entry12(v));
     let (dr7, debugctl) = if loads.load_debug() {
         (v.read(GUEST_DR7), v.read(GUEST_IA32_DEBUGCTL))
     } else {
         (l1.dr7, l1.debugctl)
     };
-    vmcs02.write(GUEST_DR7, dr7);
-    let debugctl = (debugctl & l0.debugctl_allowed) | l0.debugctl_forced;
-    vmcs02.write(GUEST_IA32_DEBUGCTL, debugctl);
+    Loaded {
+        efer: l2_efer(v, l1.efer),
+        dr7,
+        debugctl: (debugctl & l0.debugctl_allowed) | l0.debugctl_forced,
+        pat: if loads.load_pat() {
+            v.read(GUEST_IA32_PAT)
+        } else {
+            l1.pat
+        },
+    }
+}
+
+/// Returns the groups that the next entry must merge though L1 does not change them: L2 has left other
+/// values in vmcs02 (`left`) than an entry loads, as its exit has not saved them. vmcs12 has what was saved.
+pub fn overwritten(v: &Vmcs12, l0: &L0, left: &Loaded) -> Groups {
+    let due = loaded(v, l0);
+    let is_msr = due.dr7 != left.dr7 || due.debugctl != left.debugctl || due.pat != left.pat;
+    let msrs = if is_msr { Groups::MSRS } else { Groups::NONE };
+    let crs = if due.efer == left.efer {
+        Groups::NONE
+    } else {
+        Groups::CRS
+    };
+    msrs.union(crs)
+}
+
+fn write_msrs(v: &Vmcs12, l0: &L0, vmcs02: &mut impl VmcsAccess) {
+    let (l1, loads, loads02) = (&l0.l1, entry12(v), controls(v, l0).entry);
+    copy(v, vmcs02, &[GUEST_SYSENTER_CS]);
+    copy(v, vmcs02, &[GUEST_SYSENTER_ESP, GUEST_SYSENTER_EIP]);
+    let loaded = loaded(v, l0);
+    vmcs02.write(GUEST_DR7, loaded.dr7);
+    vmcs02.write(GUEST_IA32_DEBUGCTL, loaded.debugctl);
     if loads02.load_pat() {
-        vmcs02.write(
-            GUEST_IA32_PAT,
-            if loads.load_pat() {
-                v.read(GUEST_IA32_PAT)
-            } else {
-                l1.pat
-            },
-        );
+        vmcs02.write(GUEST_IA32_PAT, loaded.pat);
     }
     if loads02.load_bndcfgs() {
         let own = v.read(GUEST_BNDCFGS);

@@ -5,6 +5,7 @@ use super::super::super::vmx::caps::{
     Params, //
 };
 use super::super::super::vmx::ctls::{
+    ActivityState,
     ExitCtls,
     IntrInfo,
     IntrType, //
@@ -13,6 +14,10 @@ use super::super::caps::tests::hardware;
 use super::super::check::tests::{
     valid,
     Fixture, //
+};
+use super::super::sync::{
+    self,
+    L2Values, //
 };
 use super::*;
 use proptest::prelude::*;
@@ -428,5 +433,58 @@ proptest! {
                     "{} after {}", name, ALL[which].0);
             }
         }
+    }
+
+    /// What L2 has changed and its exit did not save is loaded again, and marks no group without need.
+    #[test]
+    fn registers_that_an_exit_does_not_save_are_loaded_again(
+        saves: [bool; 3], loads: [bool; 3], changes: [bool; 4], bits: u64,
+    ) {
+        let mut f = valid();
+        let exit = ExitCtls(f.vmcs12.read(VM_EXIT_CONTROLS)).with_save_debug(saves[0]);
+        let exit = exit.with_save_pat(saves[1]).with_save_efer(saves[2]);
+        f.set(VM_EXIT_CONTROLS, exit.0);
+        let entry = EntryCtls(f.vmcs12.read(VM_ENTRY_CONTROLS)).with_load_debug(loads[0]);
+        let entry = entry.with_load_pat(loads[1]).with_load_efer(loads[2]);
+        f.set(VM_ENTRY_CONTROLS, entry.0);
+        let l0 = l0();
+        let mut kept = merged(&f, &l0);
+        f.vmcs12.clear_dirty();
+
+        let was = loaded(&f.vmcs12, &l0);
+        let change = |n: usize, value: u64, mask: u64| value ^ if changes[n] { bits & mask } else { 0 };
+        let left = Loaded {
+            efer: change(0, was.efer, 1),
+            dr7: change(1, was.dr7, 0xff),
+            debugctl: change(2, was.debugctl, 3),
+            pat: change(3, was.pat, 7),
+        };
+        kept.write(GUEST_IA32_EFER, left.efer);
+        kept.write(GUEST_DR7, left.dr7);
+        kept.write(GUEST_IA32_DEBUGCTL, left.debugctl);
+        kept.write(GUEST_IA32_PAT, left.pat);
+        let l2 = L2Values {
+            activity: ActivityState::Active,
+            efer: left.efer,
+            dr7: left.dr7,
+            debugctl: left.debugctl,
+            preemption_timer: 0,
+        };
+        sync::eager(&mut f.vmcs12, &kept, &l2);
+        if saves[1] {
+            f.vmcs12.put_synced(GUEST_IA32_PAT, left.pat);
+        }
+
+        let what = overwritten(&f.vmcs12, &l0, &left);
+        if left == was && !saves.contains(&true) {
+            prop_assert_eq!(what, Groups::NONE);
+        }
+        let mut full = kept.clone();
+        merge(&f.vmcs12, &l0, EntryCause::Fresh, what, &mut kept);
+        merge(&f.vmcs12, &l0, EntryCause::Fresh, Groups::ALL, &mut full);
+        for field in [GUEST_IA32_EFER, GUEST_IA32_DEBUGCTL, GUEST_IA32_PAT] {
+            prop_assert_eq!(kept.read(field), full.read(field));
+        }
+        prop_assert_eq!(kept.read(GUEST_DR7), full.read(GUEST_DR7));
     }
 }
