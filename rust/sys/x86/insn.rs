@@ -57,7 +57,7 @@ pub(crate) fn vmread(encoding: u32) -> Result<u64, VmxFailed> {
         "vmread {value}, {field}",
         field = in(reg) u64::from(encoding),
         value = out(reg) value,
-        options(nostack)
+        options(nomem, nostack)
     );
     result.map(|()| value)
 }
@@ -74,8 +74,26 @@ pub(crate) unsafe fn vmwrite(encoding: u32, value: u64) -> Result<(), VmxFailed>
         "vmwrite {field}, {value}",
         field = in(reg) u64::from(encoding),
         value = in(reg) value,
-        options(nostack)
+        options(nomem, nostack)
     )
+}
+
+/// Writes a field of the current VMCS, without a word on whether that failed.
+///
+/// # Safety
+///
+/// As for [`vmwrite`].
+#[inline]
+pub(crate) unsafe fn vmwrite_unchecked(encoding: u32, value: u64) {
+    // SAFETY: The caller answers for the value; nothing else is touched.
+    unsafe {
+        asm!(
+            "vmwrite {field}, {value}",
+            field = in(reg) u64::from(encoding),
+            value = in(reg) value,
+            options(nomem, nostack)
+        )
+    };
 }
 
 /// Makes the VMCS at physical address `*region` current.

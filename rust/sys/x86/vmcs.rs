@@ -28,6 +28,7 @@ use burrow_core::x86::vmx::field::{
     FieldKind,
     VmcsAccess,
     Width,
+    GUEST_RIP,
     NR_SLOTS,
     VM_ENTRY_INTR_INFO_FIELD, //
 };
@@ -503,6 +504,52 @@ impl VmcsAccess for CurrentVmcs<'_> {
     #[inline]
     fn write_slot(&mut self, encoding: Encoding, slot: usize, value: u64) {
         self.vmcs.write_field(encoding, slot, value);
+    }
+}
+
+impl CurrentVmcs<'_> {
+    /// Has `write` write many fields of guest state, most of which hold other values or unknown ones: the
+    /// values go to the processor without a look at what is known, and with one check for all.
+    ///
+    /// Every processor must have the fields. Then a VMWRITE can fail only for lack of a current VMCS, and
+    /// so does the VMREAD that comes last.
+    #[inline]
+    pub fn overwrite(&self, write: impl FnOnce(&mut Overwrite<'_>)) {
+        if self.vmcs.has_failed() {
+            return;
+        }
+        write(&mut Overwrite(self.vmcs));
+        if insn::vmread(GUEST_RIP.encoding().0).is_err() {
+            self.vmcs.note_failure(GUEST_RIP.encoding());
+        }
+    }
+}
+
+/// The current VMCS within [`CurrentVmcs::overwrite`].
+pub struct Overwrite<'a>(&'a Vmcs);
+
+impl VmcsAccess for Overwrite<'_> {
+    #[inline]
+    fn read_raw(&self, encoding: Encoding) -> u64 {
+        self.0.read_field(encoding, slot_of(encoding))
+    }
+
+    #[inline]
+    fn write_raw(&mut self, encoding: Encoding, value: u64) {
+        self.write_slot(encoding, slot_of(encoding), value);
+    }
+
+    #[inline(always)]
+    fn write_slot(&mut self, encoding: Encoding, slot: usize, value: u64) {
+        let (Some(known), Some(held)) = (self.0.known.get(slot / 64), self.0.values.get(slot))
+        else {
+            self.0.note_failure(encoding);
+            return;
+        };
+        // SAFETY: Fields of guest state, which no exit goes by.
+        unsafe { insn::vmwrite_unchecked(encoding.0, value) };
+        known.set(known.get() | 1 << (slot % 64));
+        held.set(value);
     }
 }
 

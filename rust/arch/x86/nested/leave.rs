@@ -228,9 +228,10 @@ impl Cpu<'_> {
         self.store_efer(Efer(host.efer));
         self.store_cr0(Cr0(host.cr0));
         self.store_cr4(Cr4(host.cr4));
-        let mut vmcs = self.vmcs();
+        let vmcs = self.vmcs();
         vmcs.set(GUEST_CR3, host.cr3);
-        sync::load_host_state(&self.nested()?.vmcs12, nmi, &mut vmcs);
+        let vmcs12 = &self.nested()?.vmcs12;
+        vmcs.overwrite(|vmcs01| sync::load_host_state(vmcs12, nmi, vmcs01));
         self.arch.debug.dr7 = Dr7::RESET.0;
         if let Some(pat) = host.pat.or(l2_pat) {
             self.set_pat(pat);

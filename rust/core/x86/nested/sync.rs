@@ -121,6 +121,7 @@ fn save_control_registers(v: &mut Vmcs12, vmcs02: &impl VmcsAccess, l2: &L2Value
     }
 }
 
+#[inline(always)]
 fn fetch<W: Width>(v: &mut Vmcs12, vmcs02: &impl VmcsAccess, fields: &[Field<W>]) {
     for field in fields {
         v.put_synced(*field, vmcs02.read(*field));
@@ -324,6 +325,7 @@ pub enum NmiBlocking {
 /// RSP, RFLAGS, SYSENTER MSRs and debug state. SDM 3C "Loading Host Segment and Descriptor-Table
 /// Registers", 28.5.2; "Loading Host RIP, RSP, SSP, and RFLAGS", 28.5.3; "Updating Non-Register
 /// State", 28.5.5.
+#[inline]
 pub fn load_host_state(v: &Vmcs12, nmi: NmiBlocking, vmcs01: &mut impl VmcsAccess) {
     load_segments(v, vmcs01);
     vmcs01.write(GUEST_GDTR_BASE, v.read(HOST_GDTR_BASE));
@@ -381,6 +383,7 @@ const DATA: [DataSegment; 5] = data! {
         Some(HOST_GS_BASE);
 };
 
+#[inline(always)]
 fn load_segments(v: &Vmcs12, vmcs01: &mut impl VmcsAccess) {
     let is_64bit = ExitCtls(v.read(VM_EXIT_CONTROLS)).host_64bit();
     let mode = if is_64bit { CODE_LONG } else { CODE_32BIT };
@@ -388,20 +391,30 @@ fn load_segments(v: &Vmcs12, vmcs01: &mut impl VmcsAccess) {
     vmcs01.write(GUEST_CS_BASE, 0);
     vmcs01.write(GUEST_CS_LIMIT, u32::MAX);
     vmcs01.write(GUEST_CS_AR_BYTES, CODE_RIGHTS | mode);
-    for (host, selector, base, limit, rights, from) in DATA {
-        let host = v.read(host);
-        let unusable = if host == 0 { UNUSABLE } else { 0 };
-        vmcs01.write(selector, host);
-        vmcs01.write(base, from.map_or(0, |from| v.read(from)));
-        vmcs01.write(limit, u32::MAX);
-        vmcs01.write(rights, DATA_RIGHTS | unusable);
-    }
+    // Unrolled, so that each field is a constant.
+    let [ss, ds, es, fs, gs] = DATA;
+    load_data_segment(v, ss, vmcs01);
+    load_data_segment(v, ds, vmcs01);
+    load_data_segment(v, es, vmcs01);
+    load_data_segment(v, fs, vmcs01);
+    load_data_segment(v, gs, vmcs01);
     vmcs01.write(GUEST_LDTR_SELECTOR, 0);
     vmcs01.write(GUEST_LDTR_AR_BYTES, UNUSABLE);
     vmcs01.write(GUEST_TR_SELECTOR, v.read(HOST_TR_SELECTOR));
     vmcs01.write(GUEST_TR_BASE, v.read(HOST_TR_BASE));
     vmcs01.write(GUEST_TR_LIMIT, 0x67);
     vmcs01.write(GUEST_TR_AR_BYTES, TSS_RIGHTS);
+}
+
+#[inline(always)]
+fn load_data_segment(v: &Vmcs12, fields: DataSegment, vmcs01: &mut impl VmcsAccess) {
+    let (host, selector, base, limit, rights, from) = fields;
+    let host = v.read(host);
+    let unusable = if host == 0 { UNUSABLE } else { 0 };
+    vmcs01.write(selector, host);
+    vmcs01.write(base, from.map_or(0, |from| v.read(from)));
+    vmcs01.write(limit, u32::MAX);
+    vmcs01.write(rights, DATA_RIGHTS | unusable);
 }
 
 #[cfg(test)]
