@@ -201,7 +201,8 @@ impl Cpu<'_> {
         ctls: &Controls,
     ) -> Result<(), Stop> {
         let vmcs = self.vmcs();
-        let tsc = self.guest_tsc();
+        let has_timer = merge::pin12(&self.nested()?.vmcs12).preemption_timer();
+        let tsc = if has_timer { self.guest_tsc() } else { 0 };
         let Some(nested) = self.arch.nested.as_deref_mut() else {
             return Err(Stop::Bug(Bug("nested VMX without its state")));
         };
@@ -211,7 +212,7 @@ impl Cpu<'_> {
         nested.l1 = l1;
         nested.state = nested.state.after_entry(RunPending::Entry);
         let v = &nested.vmcs12;
-        if merge::pin12(v).preemption_timer() {
+        if has_timer {
             let rate = nested.caps.misc.preemption_timer_rate();
             let end = timer::deadline(v.read(VMX_PREEMPTION_TIMER_VALUE), tsc, rate);
             if let State::NonRoot(l2) = &mut nested.state {

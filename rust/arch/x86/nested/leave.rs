@@ -158,7 +158,7 @@ impl Cpu<'_> {
 
     /// Returns the state of L2 that vmcs02 does not hold.
     pub(super) fn l2_values(&mut self) -> Result<L2Values, Stop> {
-        let (tsc, efer, dr7) = (self.guest_tsc(), self.efer().0, self.arch.debug.dr7);
+        let (efer, dr7) = (self.efer().0, self.arch.debug.dr7);
         let debugctl = self.vmcs().get(GUEST_IA32_DEBUGCTL);
         let activity = match self.arch.mp_state {
             MpState::Halted => ActivityState::Hlt,
@@ -171,7 +171,8 @@ impl Cpu<'_> {
             State::NonRoot(l2) => l2.timer_deadline,
             _ => None,
         };
-        let preemption_timer = deadline.map_or(0, |end| timer::remaining(end, tsc, rate));
+        let preemption_timer =
+            deadline.map_or(0, |end| timer::remaining(end, self.guest_tsc(), rate));
         Ok(L2Values {
             activity,
             efer,

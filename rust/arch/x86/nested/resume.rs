@@ -155,7 +155,7 @@ impl Cpu<'_> {
             || v.read(GUEST_ACTIVITY_STATE) != ActivityState::Active as u32
             || vectoring::injection(v) == Injection::Mtf
             || nested.pool.find(current) != Some(index)
-            || last.inputs != self.entry_inputs()
+            || !last.inputs.are(&self.entry_inputs())
             || !self.passes_checks(index)?
         {
             return Ok(false);

@@ -66,7 +66,7 @@ pub(crate) struct Slot {
 }
 
 /// What an entry depends on besides vmcs12 and what its pages hold.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(crate) struct EntryInputs {
     pub(crate) ctls: Controls,
     pub(crate) exception_bitmap: u32,
@@ -78,6 +78,51 @@ pub(crate) struct EntryInputs {
     pub(crate) debugctl: u64,
     /// Of the guest's memory.
     pub(crate) epoch: u64,
+}
+
+impl EntryInputs {
+    /// Returns whether all are the same, without a branch for each.
+    #[inline]
+    pub(crate) fn are(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.words(), other.words());
+        let differences = ours.iter().zip(theirs).map(|(a, b)| a ^ b);
+        differences.fold(0, |all, difference| all | difference) == 0
+    }
+
+    #[inline]
+    fn words(&self) -> [u64; 10] {
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let Self {
+            ctls,
+            exception_bitmap,
+            tsc_offset,
+            tsc_multiplier,
+            efer,
+            pat,
+            dr7,
+            debugctl,
+            epoch,
+        } = *self;
+        let Controls {
+            pin,
+            proc,
+            proc2,
+            exit,
+            entry,
+        } = ctls;
+        [
+            epoch,
+            debugctl,
+            dr7,
+            pat,
+            efer,
+            tsc_multiplier,
+            tsc_offset,
+            pair(pin.0, proc.0),
+            pair(proc2.0, exit.0),
+            pair(entry.0, exception_bitmap),
+        ]
+    }
 }
 
 /// An entry that can be repeated as long as its inputs stay the same and L1 changes nothing.

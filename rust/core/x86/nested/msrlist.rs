@@ -154,6 +154,7 @@ pub enum VmxAbort {
 /// # Errors
 ///
 /// The first bad entry; for exits, that is a [`VmxAbort`].
+#[inline]
 pub fn process(
     list: List,
     kind: ListKind,
