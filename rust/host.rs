@@ -6,6 +6,7 @@ use burrow_core::{
     vpid,
     x86::{
         clock,
+        cpuid::feature,
         vmx::{
             caps::{
                 ControlSet,
@@ -24,7 +25,9 @@ use burrow_core::{
 use burrow_sys::{
     context::{
         self,
-        PerCpu, //
+        IrqsOff,
+        PerCpu,
+        PreemptOff, //
     },
     fpu,
     global::{
@@ -74,8 +77,8 @@ pub(crate) struct Host {
     pub(crate) maxphyaddr: u8,
     /// The frequency of the time-stamp counter, in kHz.
     pub(crate) tsc_khz: u32,
-    /// IA32_SPEC_CTRL exists.
-    pub(crate) has_spec_ctrl: bool,
+    /// The bits of IA32_SPEC_CTRL that the CPU takes; 0 where VM entry does not switch it.
+    pub(crate) spec_ctrl: u64,
     /// The VMX-preemption timer, where it is used.
     pub(crate) timer: Option<PreemptionTimer>,
     /// Its value for a turn of [`TURN_US`].
@@ -206,7 +209,7 @@ pub(crate) fn init() -> Result {
         },
         maxphyaddr,
         tsc_khz,
-        has_spec_ctrl: cpu::has(burrow_sys::uapi::X86_FEATURE_MSR_SPEC_CTRL),
+        spec_ctrl: spec_ctrl(),
         timer,
         turn: timer.map_or(0, |timer| {
             timer.turn(clock::ns_to_ticks(TURN_US * 1000, tsc_khz))
@@ -214,6 +217,19 @@ pub(crate) fn init() -> Result {
         trial: Atomic::new(Trial::NEW.into_word()),
         vpids,
     })
+}
+
+/// Finds out which bits of IA32_SPEC_CTRL guests may have: CPUID of some processors tells of more.
+fn spec_ctrl() -> u64 {
+    if !cpu::has(burrow_sys::uapi::X86_FEATURE_MSR_SPEC_CTRL) {
+        return 0;
+    }
+    let named = feature::SPEC_CTRL_BITS
+        .iter()
+        .fold(0, |all, (_, bits)| all | bits);
+    let preempt = PreemptOff::new();
+    let irqs = IrqsOff::new(&preempt);
+    cpu::spec_ctrl_bits(named, &irqs)
 }
 
 /// Returns what is to be freed when the module goes.

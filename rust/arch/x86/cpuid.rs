@@ -132,7 +132,7 @@ fn support(host: &Host) -> Support {
         invpcid: proc2.invpcid(),
         rdtscp: proc2.rdtscp(),
         pku: burrow_sys::x86::cpu::has(burrow_sys::uapi::X86_FEATURE_OSPKE),
-        spec_ctrl: host.has_spec_ctrl,
+        spec_ctrl: host.spec_ctrl,
         x2apic: true,
         tsc_deadline: true,
         invariant_tsc: burrow_sys::x86::cpu::has(burrow_sys::uapi::X86_FEATURE_CONSTANT_TSC)

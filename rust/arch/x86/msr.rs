@@ -77,7 +77,7 @@ pub(crate) fn support() -> Support {
     let host = host();
     Support {
         tsc_aux: host.ctls.initial.proc2.rdtscp(),
-        spec_ctrl: host.has_spec_ctrl,
+        spec_ctrl: host.spec_ctrl != 0,
         smm: true,
         nested: params::nested(),
         paravirt: PARAVIRT,
@@ -108,15 +108,6 @@ pub(crate) fn arch_capabilities() -> u64 {
         return 0;
     }
     insn::rdmsr(index::IA32_ARCH_CAPABILITIES).unwrap_or(0) & ARCH_CAPABILITIES
-}
-
-/// The bits of IA32_SPEC_CTRL that the CPU has: IBRS, STIBP, SSBD.
-fn spec_ctrl_bits() -> u64 {
-    if host().has_spec_ctrl {
-        7
-    } else {
-        0
-    }
 }
 
 fn user_msr(register: UserReturn) -> Option<UserMsr> {
@@ -152,7 +143,7 @@ fn msr_caps<'a>(found: &'a mut Option<Caps>, vcpu: &Vcpu, arch: &VcpuArch) -> &'
 fn find_msr_caps(vcpu: &Vcpu, arch: &VcpuArch) -> Caps {
     let options = &vcpu.vm.options;
     arch.cpuid.caps.msr_caps(&MsrContext {
-        spec_ctrl_hardware: spec_ctrl_bits(),
+        spec_ctrl_hardware: host().spec_ctrl,
         perf_capabilities: 0,
         tsx_ctrl: false,
         mwait_followed: !options.has_quirk(Quirk::MiscEnableNoMwait),

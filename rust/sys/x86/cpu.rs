@@ -317,6 +317,23 @@ pub fn barrier_indirect_branches() {
     unsafe { insn::wrmsr(bindings::MSR_IA32_PRED_CMD, IBPB) };
 }
 
+/// Returns those of `bits` that IA32_SPEC_CTRL takes, each tried alone; 0 on a CPU without the MSR.
+pub fn spec_ctrl_bits(bits: u64, _irqs: &IrqsOff<'_>) -> u64 {
+    const SPEC_CTRL: u32 = bindings::MSR_IA32_SPEC_CTRL;
+    let Some(own) = insn::rdmsr(SPEC_CTRL) else {
+        return 0;
+    };
+    let taken = (0..64)
+        .map(|bit| 1 << bit)
+        // SAFETY: Controls of speculation have no effect on what code does, and the kernel's own come
+        // back below, before anything else runs here.
+        .filter(|bit| bits & bit != 0 && unsafe { insn::wrmsr(SPEC_CTRL, own | bit) })
+        .fold(0, |taken, bit| taken | bit);
+    // SAFETY: As above.
+    unsafe { insn::wrmsr(SPEC_CTRL, own) };
+    taken
+}
+
 /// Keeps a guest hypervisor from running on what its guest taught the branch predictor, where the
 /// kernel does so between processes.
 pub fn separate_guests() {

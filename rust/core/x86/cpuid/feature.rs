@@ -270,6 +270,18 @@ pub const OSPKE: Feature = Feature {
     mask: 1 << 4,
 };
 
+/// The bits of IA32_SPEC_CTRL that come with a feature. SDM 4 "Architectural MSRs", 2.1.
+pub const SPEC_CTRL_BITS: [(Feature, u64); 8] = [
+    (SPEC_CTRL, 1 << 0),
+    (STIBP, 1 << 1),
+    (SSBD, 1 << 2),
+    (IPRED_CTRL, 3 << 3),
+    (RRSBA_CTRL, 3 << 5),
+    (PSFD, 1 << 7),
+    (DDPD_U, 1 << 8),
+    (BHI_CTRL, 1 << 10),
+];
+
 /// The features whose instructions need XCR0.AVX.
 pub const NEED_AVX: [Feature; 14] = [
     AVX,

@@ -270,20 +270,10 @@ impl Capabilities {
         }
     }
 
-    /// Returns the bits of IA32_SPEC_CTRL that guest CPUID enumerates. SDM 4 "Architectural MSRs",
-    /// 2.1.
+    /// Returns the bits of IA32_SPEC_CTRL that guest CPUID enumerates.
     fn spec_ctrl(&self) -> u64 {
-        let bits = [
-            (feature::SPEC_CTRL, 1 << 0),
-            (feature::STIBP, 1 << 1),
-            (feature::SSBD, 1 << 2),
-            (feature::IPRED_CTRL, 3 << 3),
-            (feature::RRSBA_CTRL, 3 << 5),
-            (feature::PSFD, 1 << 7),
-            (feature::DDPD_U, 1 << 8),
-            (feature::BHI_CTRL, 1 << 10),
-        ];
-        bits.iter()
+        feature::SPEC_CTRL_BITS
+            .iter()
             .filter(|(feature, _)| self.has(*feature))
             .fold(0, |allowed, (_, bits)| allowed | bits)
     }

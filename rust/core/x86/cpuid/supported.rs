@@ -59,8 +59,8 @@ pub struct Support {
     pub pku: bool,
     /// Guest page tables of five levels can be walked.
     pub la57: bool,
-    /// IA32_SPEC_CTRL is switched at VM entry.
-    pub spec_ctrl: bool,
+    /// The bits of IA32_SPEC_CTRL that the processor takes; 0 where it is not switched at VM entry.
+    pub spec_ctrl: u64,
     /// Bus-lock detection is available to guests.
     pub bus_lock_detect: bool,
     /// Linear-address masking is available to guests.
@@ -112,22 +112,22 @@ pub fn supported(host: impl FnMut(u32, u32) -> Regs, support: &Support) -> Set {
         (feature::WAITPKG, support.waitpkg),
         (feature::PKU, xcr0 & PKRU != 0),
         (feature::LA57, support.la57),
-        (feature::SPEC_CTRL, support.spec_ctrl),
-        (feature::STIBP, support.spec_ctrl),
-        (feature::SSBD, support.spec_ctrl),
         (feature::BUS_LOCK_DETECT, support.bus_lock_detect),
         (feature::LAM, support.lam),
         (feature::VMX, support.nested),
         (feature::PDCM, support.pmu.is_some()),
         (feature::INVARIANT_TSC, support.invariant_tsc),
     ];
-    for (feature, is_met) in conditions {
+    let speculation = feature::SPEC_CTRL_BITS
+        .iter()
+        .map(|(feature, bits)| (*feature, support.spec_ctrl & bits == *bits));
+    for (feature, is_met) in conditions.into_iter().chain(speculation) {
         set.put(feature, is_met && set.has(feature));
     }
     if xcr0 == 0 {
         set.set_word(Word::Ld1Eax, 0);
     }
-    if !support.spec_ctrl {
+    if support.spec_ctrl == 0 {
         set.set_word(Word::L72Edx, 0);
     }
     let provided = [

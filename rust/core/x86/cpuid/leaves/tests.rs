@@ -51,7 +51,7 @@ fn full() -> Support {
         waitpkg: true,
         pku: true,
         la57: true,
-        spec_ctrl: true,
+        spec_ctrl: 0x5ff,
         bus_lock_detect: true,
         lam: true,
         x2apic: true,
@@ -176,7 +176,7 @@ fn provided_features_do_not_ask_the_host() {
 fn each_condition_hides_its_feature() {
     let with = supported(everything, &full());
     let s = full();
-    let cases: [(feature::Feature, Support); 14] = [
+    let cases: [(feature::Feature, Support); 16] = [
         (feature::VMX, Support { nested: false, ..s }),
         (
             feature::INVPCID,
@@ -208,10 +208,18 @@ fn each_condition_hides_its_feature() {
         (
             feature::BHI_CTRL,
             Support {
-                spec_ctrl: false,
+                spec_ctrl: 0x1ff,
                 ..s
             },
         ),
+        (
+            feature::RRSBA_CTRL,
+            Support {
+                spec_ctrl: 0x5bf,
+                ..s
+            },
+        ),
+        (feature::SPEC_CTRL, Support { spec_ctrl: 0, ..s }),
         (feature::PDCM, Support { pmu: None, ..s }),
         (
             feature::INVARIANT_TSC,
