@@ -700,10 +700,10 @@ impl Cpu<'_> {
     }
 
     /// An instruction that cannot be emulated: userspace hears of it, unless it is a program of the
-    /// guest's that executed it, and userspace did not ask.
+    /// guest's that executed it, or a guest of the guest's, and userspace did not ask.
     fn not_emulated(&mut self, bytes: &[u8]) -> Handled {
         let asked = self.vcpu.vm.options.exit_on_emulation_failure.load(Relaxed);
-        if self.cpl() != 0 && !asked {
+        if (self.cpl() != 0 || self.is_l2()) && !asked {
             return Err(outcome::Stop::Inject(Exception::UD));
         }
         Ok(Outcome::ToUser(self.emulation_failed(bytes)))

@@ -247,7 +247,7 @@ pub fn check_write(
 ) -> Result<Write, Refused> {
     let owner = find(number, origin, caps)?;
     let value = match owner {
-        Owner::Vmcs(field) => vmcs_value(field, value, caps),
+        Owner::Vmcs(field) => vmcs_value(field, value, origin, caps),
         Owner::UserReturn(register) => user_return_value(register, value, caps),
         Owner::KernelGsBase => canonical(value, caps),
         Owner::SpecCtrl => {
@@ -290,14 +290,15 @@ fn canonical(value: u64, caps: &Caps) -> Option<u64> {
     regs::is_canonical(value, caps.linear_width).then_some(value)
 }
 
-fn vmcs_value(field: VmcsMsr, value: u64, caps: &Caps) -> Option<u64> {
+fn vmcs_value(field: VmcsMsr, value: u64, origin: Origin, caps: &Caps) -> Option<u64> {
     match field {
         VmcsMsr::FsBase | VmcsMsr::GsBase => canonical(value, caps),
         VmcsMsr::SysenterCs => Some(value & 0xffff_ffff),
-        // A VM entry demands canonical ones; processors differ in whether WRMSR does.
-        VmcsMsr::SysenterEsp | VmcsMsr::SysenterEip => {
-            Some(regs::sign_extended(value, caps.linear_width))
-        }
+        VmcsMsr::SysenterEsp | VmcsMsr::SysenterEip => match origin {
+            Origin::Guest => canonical(value, caps),
+            // VMMs restore what other processors took; a VM entry demands canonical ones.
+            Origin::Host => Some(regs::sign_extended(value, caps.linear_width)),
+        },
         VmcsMsr::Pat => mtrr::is_valid_pat(value).then_some(value),
         VmcsMsr::Debugctl => {
             let bus_lock = if caps.bus_lock_detect {

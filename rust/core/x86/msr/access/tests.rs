@@ -131,7 +131,7 @@ const CASES: [Case; 40] = [
     (
         IA32_SYSENTER_EIP,
         1 << 47,
-        Some(0xffff_8000_0000_0000),
+        None,
         Some(0xffff_8000_0000_0000),
     ),
     (IA32_FMASK, 1 << 32, None, None),
