@@ -122,6 +122,23 @@ pub fn injection() {
         });
         say!("inject.blocking.{name}", "{ran}");
     }
+    // An EPT of its own has L0 find the IDT and the stack while it delivers.
+    for (name, info, error, length) in [
+        ("interrupt", 0x8000_0020_u64, 0u64, 0u64),
+        ("nmi", 0x8000_0202, 0, 0),
+        ("gp", 0x8000_0b0d, 0x18, 0),
+        ("int", 0x8000_0430, 0, 2),
+        ("int3", 0x8000_0603, 0, 1),
+    ] {
+        let ran = fresh(end, || {
+            wr(f::EPT_POINTER, vmx::identity_ept());
+            // RF, as Bochs sets it where an exit interrupts the delivery.
+            wr(f::GUEST_RFLAGS, 0x1_0202);
+            wr(f::EXCEPTION_BITMAP, 0);
+            inject(info, error, length);
+        });
+        say!("inject.cold.{name}", "{ran}");
+    }
 }
 
 /// Exceptions while an event is delivered.
@@ -802,4 +819,18 @@ pub fn task_switches() {
         });
         say!("task.inject-{name}", "{ran}");
     }
+}
+
+/// INIT, which VMX root operation blocks and which is an exit of the guest; SIPI, which is lost
+/// there.
+pub fn init_signals() {
+    const INIT: u64 = 0x4500;
+    const SIPI: u64 = 0x4600;
+    vmx::guest();
+    let own = cpu::rdmsr(0x802) << 32;
+    cpu::wrmsr(0x830, own | INIT);
+    say!("init.blocked", "{}", fresh(nops, || {}));
+    say!("init.gone", "{}", fresh(nops, || {}));
+    cpu::wrmsr(0x830, own | SIPI);
+    say!("init.sipi", "{}", fresh(nops, || {}));
 }

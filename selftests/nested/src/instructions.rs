@@ -579,3 +579,43 @@ pub fn invalidate() {
         say!("invalidate.invvpid.{name}", "{}", invvpid(kind, descriptor));
     }
 }
+
+/// Regions and operands where there is no memory, which reads as ones. Last, as upstream gives the
+/// VM up.
+pub fn nowhere() {
+    const NOWHERE: u64 = 3 << 30;
+    vmx::guest();
+    let vmcs = vmx::vmcs();
+    say!("nowhere.vmptrld-region", "{}", vmptrld(NOWHERE));
+    say!("nowhere.vmclear-region", "{}", vmclear(NOWHERE));
+    say!("nowhere.still", "{}", vmptrst().1 == vmcs);
+    vmx::leave();
+    vmx::allow();
+    say!("nowhere.vmxon-region", "{}", vmxon(NOWHERE));
+    vmx::guest();
+    for (name, code, register) in [
+        ("vmxon", try_vmxon as Code, 0),
+        ("vmclear", try_vmclear, 0),
+        ("vmptrld", try_vmptrld, 0),
+        ("vmptrst", try_vmptrst, 0),
+        (
+            "vmread",
+            try_vmread_memory,
+            u64::from(f::GUEST_RIP.encoding().0),
+        ),
+        (
+            "vmwrite",
+            try_vmwrite_memory,
+            u64::from(f::GUEST_RIP.encoding().0),
+        ),
+        ("invept", try_invept, 1),
+        ("invvpid", try_invvpid, 1),
+    ] {
+        let mut trial = Trial::new(code);
+        trial.registers[0] = NOWHERE;
+        trial.registers[1] = register;
+        trial.registers[2] = register;
+        tell("nowhere", name, trial);
+    }
+    say!("nowhere.written", "{:x}", rd(f::GUEST_RIP));
+}

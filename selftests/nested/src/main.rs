@@ -77,8 +77,11 @@ const GROUPS: &[Group] = &[
     ("tsc", lists::tsc),
     ("apic", lists::apic),
     ("timer", lists::timer),
-    ("random", random::blocks),
+    ("random", random::fields),
+    ("states", random::states),
     ("sleep", lists::sleep),
+    ("init", events::init_signals),
+    ("nowhere", instructions::nowhere),
 ];
 
 /// Whether the command line asks for `group`: it names it, or names none.

@@ -1,19 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Random states: a guest that enters, with one or two fields corrupted, again
-//! and again. One line for a block of a hundred, with a hash of what came of
-//! them; with `block=N` on the command line, a line for each case of that block,
-//! and with `cases` for each of all.
+//! Random states: a guest that enters, corrupted, again and again. One line for
+//! a block of a hundred, with a hash of what came of them; with `block=N` on the
+//! command line, a line for each case of that block, and with `cases` for each
+//! of all.
 //!
-//! What is left out is what the bare machine does not check (errata.rst), what
-//! Burrow does not offer, and what would let a guest loose in this program.
+//! There are two groups: one flips bits of one field or two ([`flips`]), the
+//! other breaks a rule or two of VM entry, near its border ([`rules`]).
 
-use burrow_core::x86::vmx::field as f;
+use burrow_core::x86::vmx::field::{
+    self as f,
+    Field,
+    Width, //
+};
 
 use crate::{
     cpu::{
         self,
-        page, //
+        page,
+        Global, //
     },
     l2,
     vmx::{
@@ -25,14 +30,18 @@ use crate::{
     },
 };
 
+mod bases;
+mod flips;
+mod judged;
+mod rules;
+
 code! {
     // The same bytes in each mode.
     stop: "vmcall", "vmcall", "vmcall";
 }
 
-/// Cases in a block, and blocks unless the command line says otherwise.
+/// Cases in a block.
 const BLOCK: u64 = 100;
-const BLOCKS: u64 = 60;
 const SEED: u64 = 0x5eed_0b1a_5ed0_ca5e;
 
 /// George Marsaglia's xorshift64.
@@ -49,177 +58,81 @@ impl Random {
     fn below(&mut self, limit: u64) -> u64 {
         (self.next() >> 11) % limit
     }
-}
 
-/// How a field is corrupted: by flipping a bit of these, or by a value of its own.
-enum Way {
-    Bits(u64),
-    Event,
-}
-use Way::*;
-
-/// An address of something that is used: no other that is valid, too.
-const ADDRESS: u64 = !0 << 47;
-/// Addresses of pages for which a value in the first GiB would find memory.
-const PHYSICAL: u64 = !0 << 52 | 0xfff;
-/// Access rights without the reserved bits, which Bochs keeps.
-const RIGHTS: u64 = 0x1_f0ff;
-/// CR4 without features that only some have: SMXE, KL, CET, PKS, UINTR, and LA57.
-const CR4: u64 = !(1 << 12 | 1 << 14 | 1 << 19 | 0x1f << 23 | 1 << 28 | 1 << 32);
-
-/// The fields, each with the bits that may be flipped.
-const FIELDS: &[(f::Encoding, Way)] = &[
-    (f::PIN_BASED_VM_EXEC_CONTROL.encoding(), Bits(0xffff_ff3f)),
-    (
-        f::CPU_BASED_VM_EXEC_CONTROL.encoding(),
-        Bits(!(1 << 17 | 1 << 27 | 1 << 31) & 0xffff_ffff),
-    ),
-    (f::SECONDARY_VM_EXEC_CONTROL.encoding(), Bits(0x0010_18fe)),
-    (f::VM_EXIT_CONTROLS.encoding(), Bits(0x003f_efff)),
-    (f::VM_ENTRY_CONTROLS.encoding(), Bits(0x0000_dbff)),
-    (f::VIRTUAL_PROCESSOR_ID.encoding(), Bits(0xffff)),
-    (f::CR3_TARGET_COUNT.encoding(), Bits(0xffff_fff8)),
-    (f::VM_EXIT_MSR_STORE_COUNT.encoding(), Bits(0xffff_ffff)),
-    (f::VM_EXIT_MSR_LOAD_COUNT.encoding(), Bits(0xffff_ffff)),
-    (f::VM_ENTRY_MSR_LOAD_COUNT.encoding(), Bits(0xffff_ffff)),
-    (f::VM_ENTRY_INTR_INFO_FIELD.encoding(), Event),
-    (f::VM_ENTRY_INTR_INFO_FIELD.encoding(), Event),
-    (f::VM_ENTRY_INTR_INFO_FIELD.encoding(), Event),
-    (
-        f::VM_ENTRY_EXCEPTION_ERROR_CODE.encoding(),
-        Bits(0xffff_ffff),
-    ),
-    (f::VM_ENTRY_INSTRUCTION_LEN.encoding(), Bits(0xffff_fffe)),
-    (f::TPR_THRESHOLD.encoding(), Bits(0xffff_ffff)),
-    (f::TSC_OFFSET.encoding(), Bits(!0)),
-    (f::VIRTUAL_APIC_PAGE_ADDR.encoding(), Bits(PHYSICAL)),
-    (f::IO_BITMAP_A.encoding(), Bits(PHYSICAL)),
-    (f::IO_BITMAP_B.encoding(), Bits(PHYSICAL)),
-    (f::MSR_BITMAP.encoding(), Bits(PHYSICAL)),
-    (f::EPT_POINTER.encoding(), Bits(PHYSICAL & !0x80)),
-    (f::CR0_GUEST_HOST_MASK.encoding(), Bits(!0)),
-    (f::CR4_GUEST_HOST_MASK.encoding(), Bits(!0)),
-    (f::CR0_READ_SHADOW.encoding(), Bits(!0)),
-    (f::CR4_READ_SHADOW.encoding(), Bits(!0)),
-    (f::HOST_CR0.encoding(), Bits(0xffff_ffff_8000_0021)),
-    (f::HOST_CR3.encoding(), Bits(!0 << 52)),
-    (f::HOST_CR4.encoding(), Bits(!0 << 33 | 0x2020)),
-    (f::HOST_ES_SELECTOR.encoding(), Bits(7)),
-    (f::HOST_CS_SELECTOR.encoding(), Bits(0xf)),
-    (f::HOST_SS_SELECTOR.encoding(), Bits(7)),
-    (f::HOST_DS_SELECTOR.encoding(), Bits(7)),
-    (f::HOST_FS_SELECTOR.encoding(), Bits(7)),
-    (f::HOST_GS_SELECTOR.encoding(), Bits(7)),
-    (f::HOST_TR_SELECTOR.encoding(), Bits(0x27)),
-    (f::HOST_FS_BASE.encoding(), Bits(ADDRESS)),
-    (f::HOST_GS_BASE.encoding(), Bits(ADDRESS)),
-    (f::HOST_TR_BASE.encoding(), Bits(ADDRESS)),
-    (f::HOST_GDTR_BASE.encoding(), Bits(ADDRESS)),
-    (f::HOST_IDTR_BASE.encoding(), Bits(ADDRESS)),
-    (f::HOST_IA32_SYSENTER_ESP.encoding(), Bits(!0)),
-    (f::HOST_IA32_SYSENTER_EIP.encoding(), Bits(!0)),
-    (f::HOST_IA32_EFER.encoding(), Bits(!0)),
-    (f::HOST_RIP.encoding(), Bits(ADDRESS)),
-    (f::GUEST_CR0.encoding(), Bits(!(1 << 6))),
-    (f::GUEST_CR3.encoding(), Bits(!0 << 30 | 0x1f)),
-    (f::GUEST_CR4.encoding(), Bits(CR4)),
-    (f::GUEST_DR7.encoding(), Bits(!0)),
-    (f::GUEST_RIP.encoding(), Bits(0x7fff << 32)),
-    (f::GUEST_RFLAGS.encoding(), Bits(!0)),
-    (f::GUEST_RSP.encoding(), Bits(!0)),
-    (f::GUEST_IA32_EFER.encoding(), Bits(!0)),
-    (f::GUEST_IA32_PAT.encoding(), Bits(!0)),
-    (f::GUEST_SYSENTER_ESP.encoding(), Bits(!0)),
-    (f::GUEST_SYSENTER_EIP.encoding(), Bits(!0)),
-    (f::GUEST_GDTR_BASE.encoding(), Bits(!0)),
-    (f::GUEST_IDTR_BASE.encoding(), Bits(!0 << 30)),
-    (f::GUEST_GDTR_LIMIT.encoding(), Bits(0xffff_ffff)),
-    (f::GUEST_IDTR_LIMIT.encoding(), Bits(0xffff_ffff)),
-    (f::GUEST_INTERRUPTIBILITY_INFO.encoding(), Bits(0xffff_ffef)),
-    (f::GUEST_ACTIVITY_STATE.encoding(), Bits(0xffff_fffc)),
-    (f::GUEST_PENDING_DBG_EXCEPTIONS.encoding(), Bits(0xaff0)),
-    (f::VMCS_LINK_POINTER.encoding(), Bits(!0)),
-    (f::GUEST_ES_SELECTOR.encoding(), Bits(0xffff)),
-    (f::GUEST_CS_SELECTOR.encoding(), Bits(0xffff)),
-    (f::GUEST_SS_SELECTOR.encoding(), Bits(0xffff)),
-    (f::GUEST_DS_SELECTOR.encoding(), Bits(0xffff)),
-    (f::GUEST_LDTR_SELECTOR.encoding(), Bits(0xffff)),
-    (f::GUEST_TR_SELECTOR.encoding(), Bits(0xffff)),
-    (f::GUEST_ES_BASE.encoding(), Bits(!0)),
-    (f::GUEST_CS_BASE.encoding(), Bits(!0 << 30)),
-    (f::GUEST_SS_BASE.encoding(), Bits(!0)),
-    (f::GUEST_FS_BASE.encoding(), Bits(!0)),
-    (f::GUEST_GS_BASE.encoding(), Bits(!0)),
-    (f::GUEST_LDTR_BASE.encoding(), Bits(!0)),
-    (f::GUEST_TR_BASE.encoding(), Bits(ADDRESS)),
-    (f::GUEST_ES_LIMIT.encoding(), Bits(0xffff_ffff)),
-    (f::GUEST_CS_LIMIT.encoding(), Bits(0xffff_ffff)),
-    (f::GUEST_SS_LIMIT.encoding(), Bits(0xffff_ffff)),
-    (f::GUEST_LDTR_LIMIT.encoding(), Bits(0xffff_ffff)),
-    (f::GUEST_TR_LIMIT.encoding(), Bits(0xffff_ffff)),
-    (f::GUEST_ES_AR_BYTES.encoding(), Bits(RIGHTS)),
-    (f::GUEST_CS_AR_BYTES.encoding(), Bits(RIGHTS)),
-    (f::GUEST_SS_AR_BYTES.encoding(), Bits(RIGHTS)),
-    (f::GUEST_DS_AR_BYTES.encoding(), Bits(RIGHTS)),
-    (f::GUEST_FS_AR_BYTES.encoding(), Bits(RIGHTS)),
-    (f::GUEST_GS_AR_BYTES.encoding(), Bits(RIGHTS)),
-    (f::GUEST_LDTR_AR_BYTES.encoding(), Bits(RIGHTS)),
-    (f::GUEST_TR_AR_BYTES.encoding(), Bits(RIGHTS)),
-];
-
-/// A flip of one bit of a mask, or rarely of several.
-fn flip(random: &mut Random, mask: u64) -> u64 {
-    if random.below(8) == 0 {
-        return random.next() & mask;
+    /// True once in so many times.
+    fn once_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
     }
-    let mut index = random.below(u64::from(mask.count_ones()));
-    let mut rest = mask;
-    while index > 0 {
-        rest &= rest - 1;
-        index -= 1;
+
+    /// One of these.
+    fn one_of<T: Copy>(&mut self, list: &[T]) -> T {
+        list[self.below(list.len() as u64) as usize]
     }
-    rest & rest.wrapping_neg()
+
+    /// A flip of one bit of a mask, or rarely of several.
+    fn flip(&mut self, mask: u64) -> u64 {
+        if self.below(8) == 0 {
+            return self.next() & mask;
+        }
+        let mut index = self.below(u64::from(mask.count_ones()));
+        let mut rest = mask;
+        while index > 0 {
+            rest &= rest - 1;
+            index -= 1;
+        }
+        rest & rest.wrapping_neg()
+    }
 }
 
-/// An event, valid or not; its error code is there where it belongs, as Bochs
-/// with CET does not look.
-fn event(random: &mut Random) -> u64 {
-    let kind = random.below(8);
-    let vector = match kind {
-        2 => 2,
-        3 => random.below(34),
-        // INT1, the only one that there is.
-        5 => 1,
-        // Vector 0 would be a monitor trap, which Bochs takes too late.
-        7 => 1 + random.below(255),
-        _ => random.below(256),
-    };
-    let has_error = kind == 3 && matches!(vector, 8 | 10..=14 | 17 | 21);
-    let reserved = if random.below(8) == 0 {
-        1 << (12 + random.below(19))
-    } else {
-        0
-    };
-    1 << 31 | reserved | u64::from(has_error) << 11 | kind << 8 | vector
+/// How many fields a case may change.
+const MOST_CHANGES: usize = 32;
+
+/// A case: what is corrupt in it.
+struct Case {
+    random: Random,
+    changes: [(u64, u64); MOST_CHANGES],
+    count: usize,
+    /// How many corruptions there are: with more than one, any may be reported.
+    corruptions: u64,
 }
 
-/// Corrupts one field; returns its encoding and the value.
-fn corrupt(random: &mut Random) -> (u64, u64) {
-    let (encoding, way) = &FIELDS[random.below(FIELDS.len() as u64) as usize];
-    let encoding = u64::from(encoding.0);
-    let value = match way {
-        Bits(mask) => vmx::vmread(encoding).1 ^ flip(random, *mask),
-        Event => event(random),
-    };
-    vmx::vmwrite(encoding, value);
-    (encoding, value)
-}
+impl Case {
+    fn new(number: u64) -> Self {
+        let mut random = Random(SEED.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1);
+        // The first numbers are alike.
+        for _ in 0..8 {
+            let _ = random.next();
+        }
+        Self {
+            random,
+            changes: [(0, 0); MOST_CHANGES],
+            count: 0,
+            corruptions: 0,
+        }
+    }
 
-/// The guest of this test: everything that can happen is an exit.
-fn prepare() {
-    vmx::guest();
-    l2::begin(stop);
-    settle();
+    /// Writes a field.
+    fn write(&mut self, encoding: u64, value: u64) {
+        vmx::vmwrite(encoding, value);
+        self.changes[self.count] = (encoding, value);
+        self.count += 1;
+    }
+
+    /// The same for a field that is known by name.
+    fn put<W: Width>(&mut self, field: Field<W>, value: u64) {
+        self.write(u64::from(field.encoding().0), value);
+    }
+
+    /// Tells of something that is not a field, where cases are shown.
+    fn note(&mut self, what: u64, value: u64) {
+        self.changes[self.count] = (what, value);
+        self.count += 1;
+    }
+
+    /// The fields that were written, and their values.
+    fn changes(&self) -> &[(u64, u64)] {
+        &self.changes[..self.count]
+    }
 }
 
 /// Fields that differ from what [`vmx::reset`] writes.
@@ -234,15 +147,87 @@ fn settle() {
     wr(f::VM_ENTRY_MSR_LOAD_ADDR, 8);
     wr(f::VM_EXIT_MSR_LOAD_ADDR, 8);
     wr(f::VM_EXIT_MSR_STORE_ADDR, 8);
+    wr(f::VIRTUAL_APIC_PAGE_ADDR, APIC.get());
 }
 
-/// Everything once more, after the guest has run.
-fn renew(apic: u64) {
+/// The virtual-APIC page.
+static APIC: Global<u64> = Global::new(0);
+
+/// Everything once more.
+fn renew() {
     for (encoding, value) in vmx::values() {
         vmx::vmwrite(u64::from(*encoding), *value);
     }
     settle();
-    wr(f::VIRTUAL_APIC_PAGE_ADDR, apic);
+}
+
+/// Undoes what was changed.
+fn restore(changes: &[(u64, u64)]) {
+    for (encoding, _) in changes {
+        for (known, value) in vmx::values() {
+            if u64::from(*known) == *encoding {
+                vmx::vmwrite(*encoding, *value);
+            }
+        }
+    }
+    settle();
+}
+
+/// What came of a case.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// No VMCS that may be entered; not in VMX operation.
+    Invalid,
+    /// An error number: of controls or of the host's state.
+    Controls,
+    /// A VM exit at once: of the guest's state, or of a list of MSRs.
+    Refused,
+    /// The guest ran.
+    Ran,
+}
+
+/// Enters. Returns the kind of result and its details.
+fn attempt(case: &Case) -> (Kind, [u64; 5]) {
+    match vmx::enter() {
+        Entry::Failed(outcome) => {
+            let error = if let vmx::Outcome::Valid(error) = outcome {
+                u64::from(error)
+            } else {
+                99
+            };
+            let kind = match error {
+                7 | 8 => Kind::Controls,
+                _ => Kind::Invalid,
+            };
+            (kind, [error, 0, 0, 0, 0])
+        }
+        Entry::Exit(exit) if exit.reason >> 31 != 0 => {
+            // The checks are in no order, so of two that fail any may be reported.
+            let qualification = if case.corruptions == 1 {
+                exit.qualification
+            } else {
+                0
+            };
+            let reason = u64::from(exit.reason);
+            (Kind::Refused, [reason, qualification, 0, 0, 0])
+        }
+        Entry::Exit(exit) => {
+            let event = if exit.reason == 0 {
+                rd(f::VM_EXIT_INTR_INFO)
+            } else {
+                0
+            };
+            let vectoring = rd(f::IDT_VECTORING_INFO_FIELD);
+            let what = [
+                u64::from(exit.reason),
+                exit.qualification,
+                event,
+                vectoring,
+                exit.rip.wrapping_sub(l2::at(stop)),
+            ];
+            (Kind::Ran, what)
+        }
+    }
 }
 
 /// FNV-1a.
@@ -260,112 +245,76 @@ fn number(key: &str) -> Option<u64> {
         .and_then(|text| text.parse().ok())
 }
 
-/// Runs the blocks.
-pub fn blocks() {
-    prepare();
-    let apic = page();
-    renew(apic);
-    say!("random.seed", "{SEED:x}");
+/// Runs the blocks of a group, of which there are so many unless the command
+/// line says otherwise. `run` makes a case and enters: it returns nothing for
+/// one that is not judged.
+fn blocks(group: &str, most: u64, run: impl Fn(&mut Case) -> Option<(Kind, [u64; 5])>) {
+    vmx::guest();
+    l2::begin(stop);
+    APIC.set(page());
+    renew();
+    say!("{group}.seed", "{SEED:x}");
     let shown = number("block=");
     let shows_all = crate::command_line().contains("cases");
-    let blocks = number("blocks=").unwrap_or(BLOCKS);
     let mut kinds = [0u64; 4];
-    for block in 0..blocks {
+    for block in 0..number("blocks=").unwrap_or(most) {
         if shown.is_some_and(|shown| shown != block) {
             continue;
         }
         let mut hash = 0xcbf2_9ce4_8422_2325;
-        for case in block * BLOCK..(block + 1) * BLOCK {
-            let mut random =
-                Random(SEED.wrapping_add(case.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1);
-            // The first numbers are alike.
-            for _ in 0..8 {
-                let _ = random.next();
+        for number in block * BLOCK..(block + 1) * BLOCK {
+            let mut case = Case::new(number);
+            let result = run(&mut case);
+            if let Some((kind, what)) = result {
+                kinds[kind as usize] += 1;
+                hash = what.iter().fold(hash, |hash, value| mix(hash, *value));
             }
-            let count = 1 + random.below(2);
-            let mut changed = [(0, 0); 2];
-            for slot in &mut changed[..count as usize] {
-                *slot = corrupt(&mut random);
-            }
-            let (kind, what) = attempt(&changed[..count as usize], apic);
-            kinds[kind] += 1;
-            hash = what.iter().fold(hash, |hash, value| mix(hash, *value));
             if shown.is_some() || shows_all {
-                say!(
-                    "random.case.{case}",
-                    "{:x?} {:x?}",
-                    &changed[..count as usize],
-                    what
-                );
+                let what = result.map(|(_, what)| what);
+                say!("{group}.case.{number}", "{:x?} {what:x?}", case.changes());
             }
         }
-        say!("random.block.{block}", "{hash:016x}");
+        say!("{group}.block.{block}", "{hash:016x}");
     }
+    let [invalid, controls, refused, ran] = kinds;
     say!(
-        "random.kinds",
-        "invalid {} controls {} refused {} ran {}",
-        kinds[0],
-        kinds[1],
-        kinds[2],
-        kinds[3]
+        "{group}.kinds",
+        "invalid {invalid} controls {controls} refused {refused} ran {ran}"
     );
 }
 
-/// Enters, and puts the VMCS in order again. Returns the kind of result and its details.
-fn attempt(changed: &[(u64, u64)], apic: u64) -> (usize, [u64; 5]) {
-    match vmx::enter() {
-        Entry::Failed(outcome) => {
-            restore(changed, apic);
-            let error = if let vmx::Outcome::Valid(error) = outcome {
-                u64::from(error)
-            } else {
-                99
-            };
-            (
-                if error == 7 || error == 8 { 1 } else { 0 },
-                [error, 0, 0, 0, 0],
-            )
+/// One field or two with bits flipped, in a guest of 64-bit mode.
+pub fn fields() {
+    blocks("random", 60, |case| {
+        case.corruptions = 1 + case.random.below(2);
+        for _ in 0..case.corruptions {
+            flips::corrupt(case);
         }
-        Entry::Exit(exit) if exit.reason >> 31 != 0 => {
-            restore(changed, apic);
-            // The checks are in no order, so of two that fail any may be reported.
-            let qualification = if changed.len() == 1 {
-                exit.qualification
-            } else {
-                0
-            };
-            (2, [u64::from(exit.reason), qualification, 0, 0, 0])
-        }
-        Entry::Exit(exit) => {
-            let event = if exit.reason == 0 {
-                rd(f::VM_EXIT_INTR_INFO)
-            } else {
-                0
-            };
-            let vectoring = rd(f::IDT_VECTORING_INFO_FIELD);
-            let what = [
-                u64::from(exit.reason),
-                exit.qualification,
-                event,
-                vectoring,
-                exit.rip.wrapping_sub(l2::at(stop)),
-            ];
-            renew(apic);
+        let result = attempt(case);
+        if let Kind::Ran = result.0 {
+            renew();
             cpu::set_dr6(0xffff_0ff0);
-            (3, what)
+        } else {
+            restore(case.changes());
         }
-    }
+        Some(result)
+    });
 }
 
-/// Undoes what was changed.
-fn restore(changed: &[(u64, u64)], apic: u64) {
-    for (encoding, _) in changed {
-        for (known, value) in vmx::values() {
-            if u64::from(*known) == *encoding {
-                vmx::vmwrite(*encoding, *value);
-            }
+/// A rule or two broken, or nearly, in guests of all modes.
+pub fn states() {
+    vmx::guest();
+    rules::prepare();
+    blocks("states", 30, |case| {
+        bases::choose(case);
+        case.corruptions = 1 + u64::from(case.random.once_in(3));
+        for _ in 0..case.corruptions {
+            rules::bend(case);
         }
-    }
-    settle();
-    wr(f::VIRTUAL_APIC_PAGE_ADDR, apic);
+        let result = judged::is_judged().then(|| attempt(case));
+        renew();
+        rules::tidy();
+        cpu::set_dr6(0xffff_0ff0);
+        result
+    });
 }
