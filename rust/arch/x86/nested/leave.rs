@@ -17,7 +17,6 @@ use crate::arch::x86::{
 use burrow_core::{
     outcome::Bug,
     x86::{
-        cpuid::feature,
         event::Protection,
         nested::{
             check::EntryFail,
@@ -219,8 +218,7 @@ impl Cpu<'_> {
             self.arch.ctls = l1.ctls;
             self.hw.switch_vmcs(vmcs01);
             self.update_cpu_logs();
-            if self.arch.cpuid.caps.has(feature::SPEC_CTRL) {
-                // To a CPU with IBRS, L1 and L2 are modes that do not share predictions.
+            if self.arch.cpuid.caps.trusts_ibrs() {
                 cpu::separate_guests();
             }
         }

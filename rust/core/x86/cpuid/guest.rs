@@ -167,6 +167,13 @@ impl Capabilities {
         self.features.has(feature)
     }
 
+    /// Returns whether a guest hypervisor takes from CPUID that IBRS keeps it from running on what its
+    /// own guest taught the branch predictor. To the processor both are a guest, so a VM exit to it
+    /// must do that.
+    pub fn trusts_ibrs(&self) -> bool {
+        self.has(feature::SPEC_CTRL)
+    }
+
     /// Returns what the registers module needs to know.
     pub fn limits(&self) -> Limits {
         let has = |feature| self.has(feature);

@@ -195,11 +195,20 @@ mod tests {
         memory: BTreeMap<u64, u64>,
         msrs: Vec<(u32, u64)>,
         apic: ApicMode,
+        /// What another CPU writes over each entry once it has been read.
+        rewritten: Option<[u64; 2]>,
     }
 
     impl MsrListOps for Cpu {
         fn read_entry(&mut self, at: Gpa) -> Option<[u64; 2]> {
-            Some([*self.memory.get(&at.0)?, *self.memory.get(&(at.0 + 8))?])
+            let words = [*self.memory.get(&at.0)?, *self.memory.get(&(at.0 + 8))?];
+            for (place, word) in (at.0..)
+                .step_by(8)
+                .zip(self.rewritten.into_iter().flatten())
+            {
+                self.memory.insert(place, word);
+            }
+            Some(words)
         }
         fn write_value(&mut self, at: Gpa, value: u64) -> Option<()> {
             self.memory.insert(at.0, value).map(|_| ())
@@ -225,6 +234,7 @@ mod tests {
             memory,
             msrs: Vec::new(),
             apic: ApicMode::Other,
+            rewritten: None,
         }
     }
 
@@ -258,6 +268,14 @@ mod tests {
             qualification: 2,
         };
         assert_eq!(bad.entry_fail(), want);
+    }
+
+    #[test]
+    fn entry_that_changes_after_its_check_is_loaded_as_it_was_checked() {
+        let mut cpu = cpu(&[(0x174, 5)]);
+        cpu.rewritten = Some([0xc000_0100, 6]);
+        assert_eq!(go(&mut cpu, ListKind::EntryLoad, 1), Ok(()));
+        assert_eq!(cpu.msrs, [(0x174, 5)]);
     }
 
     #[test]

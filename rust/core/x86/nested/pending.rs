@@ -416,6 +416,34 @@ mod tests {
     }
 
     #[test]
+    fn page_fault_goes_to_l1_by_its_error_code() {
+        let mut v = exiting();
+        v.write(EXCEPTION_BITMAP, 1 << 14);
+        v.write(PAGE_FAULT_ERROR_CODE_MASK, 2);
+        v.write(PAGE_FAULT_ERROR_CODE_MATCH, 2);
+        for (error_code, next) in [
+            (7, Next::ExitToL1(ExitCause::Exception)),
+            (5, Next::DeliverException),
+        ] {
+            let exception = fault(14).map(|fault| PendingException {
+                error_code,
+                ..fault
+            });
+            assert_eq!(go(&v, Pending { exception, ..NONE }), next);
+        }
+    }
+
+    #[test]
+    fn sipi_means_nothing_to_an_l2_that_runs() {
+        let p = Pending {
+            sipi: Some(9),
+            nmi: true,
+            ..NONE
+        };
+        assert_eq!(go(&exiting(), p), Next::DropSipi);
+    }
+
+    #[test]
     fn exits_ignore_what_l2_blocks_but_delivery_does_not() {
         let p = Pending {
             nmi: true,

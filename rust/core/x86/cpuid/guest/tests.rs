@@ -119,6 +119,17 @@ fn limits_need_both_the_table_and_support() {
 }
 
 #[test]
+fn hypervisor_that_is_offered_ibrs_trusts_it() {
+    let with = Capabilities::of(&table(), &feature::KNOWN, 0x2e7, 0);
+    assert!(with.trusts_ibrs());
+    let mut without = table();
+    for entry in without.iter_mut().filter(|entry| entry.function == 7) {
+        entry.regs.edx &= !(1 << 26);
+    }
+    assert!(!Capabilities::of(&without, &feature::KNOWN, 0x2e7, 0).trusts_ibrs());
+}
+
+#[test]
 fn msr_caps_follow_the_table() {
     let context = MsrContext {
         spec_ctrl_hardware: 0x407,
