@@ -94,13 +94,13 @@ pub fn first_page(vma: &VmaNew) -> usize {
 pub fn map<'a>(vma: &VmaNew, pages: impl Iterator<Item = (usize, &'a SharedPage)>) -> Result {
     let area = vma.set_mixedmap();
     let first = first_page(vma);
-    let count = (vma.end() - vma.start()) / PAGE_SIZE;
     for (at, page) in pages {
-        match at.checked_sub(first) {
-            Some(i) if i < count => {
-                area.vm_insert_page(vma.start() + i * PAGE_SIZE, &page.page)?;
-            }
-            _ => {}
+        let offset = at
+            .checked_sub(first)
+            .and_then(|at| at.checked_mul(PAGE_SIZE));
+        let address = offset.and_then(|offset| vma.start().checked_add(offset));
+        if let Some(address) = address.filter(|address| *address < vma.end()) {
+            area.vm_insert_page(address, &page.page)?;
         }
     }
     Ok(())
