@@ -177,14 +177,15 @@ pub enum NoPage {
     Interrupted,
     /// The host's memory is broken there (`EHWPOISON`).
     Poisoned,
-    /// Nothing is mapped, not with that right, or no page stands behind it (`VM_IO`,
-    /// `VM_PFNMAP`).
+    /// Nothing is mapped, or not with that right.
     Fault,
 }
 
-/// A reference to a page of the host.
+/// A page of the host: a reference to it, or the bare number of a frame that a driver has mapped
+/// (`VM_IO`, `VM_PFNMAP`), which is right until a notifier takes it back.
 pub struct HostPage {
-    page: NonNull<kernel::bindings::page>,
+    frame: Pfn,
+    page: Option<NonNull<kernel::bindings::page>>,
     is_writable: bool,
 }
 
@@ -214,13 +215,45 @@ impl HostPage {
             kernel::bindings::get_user_pages_unlocked(hva.0 as usize, 1, &mut page, flags)
         };
         match (count, NonNull::new(page)) {
-            (1, Some(page)) => Ok(Self { page, is_writable }),
+            (1, Some(page)) => Ok(Self::of(page, is_writable)),
             (count, _) if count == to_count(EINTR) || count == to_count(EAGAIN) => {
                 Err(NoPage::Interrupted)
             }
             (count, _) if count == -(kernel::bindings::EHWPOISON as isize) => Err(NoPage::Poisoned),
-            _ => Err(NoPage::Fault),
+            _ => Self::remapped(hva, want),
         }
+    }
+
+    /// Wraps a page of which the caller has taken a reference.
+    fn of(page: NonNull<kernel::bindings::page>, is_writable: bool) -> Self {
+        // SAFETY: The caller holds a reference of the page.
+        let address = unsafe { bindings::burrow_page_to_phys(page.as_ptr().cast()) };
+        Self {
+            frame: Pfn(address >> PAGE_SHIFT),
+            page: Some(page),
+            is_writable,
+        }
+    }
+
+    /// Finds the frame that a driver has mapped at `hva`.
+    fn remapped(hva: Hva, want: Want) -> Result<Self, NoPage> {
+        let (mut pfn, mut is_writable) = (0, false);
+        let is_write = want == Want::Write;
+        // SAFETY: The two are locals; process context, any address may be given.
+        let err = unsafe {
+            bindings::burrow_remapped_frame(hva.0 as usize, is_write, &mut pfn, &mut is_writable)
+        };
+        if err == EINTR.to_errno() {
+            return Err(NoPage::Interrupted);
+        }
+        if err != 0 {
+            return Err(NoPage::Fault);
+        }
+        Ok(Self {
+            frame: Pfn(pfn),
+            page: None,
+            is_writable: is_writable && want != Want::Read,
+        })
     }
 
     /// Gets the page if the host maps it writable right now.
@@ -236,17 +269,19 @@ impl HostPage {
             )
         };
         let page = NonNull::new(page).filter(|_| count == 1)?;
-        Some(Self {
-            page,
-            is_writable: true,
-        })
+        Some(Self::of(page, true))
     }
 
     /// Returns the frame.
     #[inline]
     pub fn pfn(&self) -> Pfn {
-        // SAFETY: `self` owns a reference of the page.
-        Pfn(unsafe { bindings::burrow_page_to_phys(self.page.as_ptr().cast()) } >> PAGE_SHIFT)
+        self.frame
+    }
+
+    /// Returns whether it is of a device, and must not be cached.
+    pub fn is_device(&self) -> bool {
+        // SAFETY: Any number may be given; a frame without a page is asked for only.
+        self.page.is_none() && unsafe { bindings::burrow_is_device_frame(self.frame.0) }
     }
 
     /// Returns whether the host lets it be written.
@@ -264,16 +299,20 @@ impl HostPage {
     ///
     /// Does not sleep.
     pub fn release_used(self) {
-        let this = core::mem::ManuallyDrop::new(self);
-        // SAFETY: Drops the reference that `self` owned, once, as its destructor does not run.
-        unsafe { bindings::burrow_release_page(this.page.as_ptr().cast(), this.is_writable) };
+        let mut this = core::mem::ManuallyDrop::new(self);
+        if let Some(page) = this.page.take() {
+            // SAFETY: Drops the reference that `self` owned, once, as its destructor does not run.
+            unsafe { bindings::burrow_release_page(page.as_ptr().cast(), this.is_writable) };
+        }
     }
 }
 
 impl Drop for HostPage {
     fn drop(&mut self) {
-        // SAFETY: Drops the reference that `self` owns.
-        unsafe { bindings::burrow_put_page(self.page.as_ptr().cast()) };
+        if let Some(page) = self.page {
+            // SAFETY: Drops the reference that `self` owns.
+            unsafe { bindings::burrow_put_page(page.as_ptr().cast()) };
+        }
     }
 }
 

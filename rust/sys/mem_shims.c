@@ -9,6 +9,8 @@
 #include <linux/sched.h>
 #include <linux/swap.h>
 #include <linux/uaccess.h>
+#include <asm/e820/api.h>
+#include <asm/memtype.h>
 
 #include "mem_shims.h"
 
@@ -64,6 +66,62 @@ int burrow_host_level(unsigned long hva)
 	level = host_level(current->mm, hva);
 	local_irq_restore(flags);
 	return level;
+}
+
+/* With the mmap_lock held; -EAGAIN where it was let go meanwhile, so that the mapping may be another. */
+static int remapped_frame(struct mm_struct *mm, struct follow_pfnmap_args *args, bool is_write)
+{
+	bool was_unlocked = false, was_faulted = false;
+	int err;
+
+	args->vma = vma_lookup(mm, args->address);
+	if (!args->vma || !(args->vma->vm_flags & (VM_IO | VM_PFNMAP)))
+		return -EFAULT;
+	for (;;) {
+		err = follow_pfnmap_start(args);
+		if (!err && (args->writable || !is_write))
+			return 0;
+		if (!err)
+			follow_pfnmap_end(args);
+		if (was_faulted)
+			return -EFAULT;
+		was_faulted = true;
+		err = fixup_user_fault(mm, args->address, is_write ? FAULT_FLAG_WRITE : 0, &was_unlocked);
+		if (was_unlocked)
+			return -EAGAIN;
+		if (err)
+			return -EFAULT;
+	}
+}
+
+int burrow_remapped_frame(unsigned long hva, bool is_write, u64 *pfn, bool *is_writable)
+{
+	struct follow_pfnmap_args args = { .address = hva };
+	struct mm_struct *mm = current->mm;
+	int err;
+
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	do {
+		err = fatal_signal_pending(current) ? -EINTR : remapped_frame(mm, &args, is_write);
+	} while (err == -EAGAIN);
+	if (!err) {
+		*pfn = args.pfn;
+		*is_writable = args.writable;
+		follow_pfnmap_end(&args);
+	}
+	mmap_read_unlock(mm);
+	return err;
+}
+
+bool burrow_is_device_frame(u64 pfn)
+{
+	if (!pfn_valid(pfn))
+		return !e820__mapped_raw_any(PFN_PHYS(pfn), PFN_PHYS(pfn + 1) - 1, E820_TYPE_RAM);
+	if (is_zero_pfn(pfn) || !PageReserved(pfn_to_page(pfn)))
+		return false;
+	/* Persistent memory is reserved, too, but cached. */
+	return !pat_enabled() || pat_pfn_immune_to_uc_mtrr(pfn);
 }
 
 int burrow_read_user(unsigned long hva, unsigned int size, u64 *to)

@@ -35,6 +35,28 @@ void burrow_put_page(struct page *page);
 int burrow_host_level(unsigned long hva);
 
 /**
+ * burrow_remapped_frame() - the frame behind an address without pages (VM_PFNMAP, VM_IO)
+ * @hva: an address of the current address space
+ * @is_write: whether it is to be written
+ * @pfn: the frame
+ * @is_writable: whether it may be written
+ *
+ * Faults the address in. Holds nothing: the answer is right until a notifier takes it back.
+ *
+ * Context: sleeps; takes the mmap_lock for reading.
+ * Return: 0, -EINTR on a fatal signal, -EFAULT where no such mapping is, or not with that right.
+ */
+int burrow_remapped_frame(unsigned long hva, bool is_write, u64 *pfn, bool *is_writable);
+
+/**
+ * burrow_is_device_frame() - whether a frame must not be cached
+ * @pfn: a frame that no page reference stands for
+ *
+ * Return: true for what is no memory, and for reserved memory that the host does not cache.
+ */
+bool burrow_is_device_frame(u64 pfn);
+
+/**
  * burrow_read_user() - read a word in the current address space
  * @hva: its address, a multiple of the size
  * @size: 4 or 8 bytes

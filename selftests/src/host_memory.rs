@@ -2,7 +2,10 @@
 
 //! What the process does to its memory while a guest uses it.
 
-use std::thread;
+use std::{
+    os::fd::OwnedFd,
+    thread, //
+};
 
 use crate::{
     code,
@@ -13,6 +16,7 @@ use crate::{
         DATA,
         MMIO, //
     },
+    harness::skip,
     ioctl::errno,
     kvm::*, //
 };
@@ -31,7 +35,60 @@ group!("host_memory":
     huge_pages_are_used_and_split,
     memory_beyond_4_gib_is_reached,
     a_mapping_over_the_old_one_is_seen,
+    memory_that_a_driver_mapped_is_the_guests,
 );
+
+/// The buffer of an event of perf, which counts nothing: two pages, which the kernel maps by their
+/// frames (`VM_PFNMAP`).
+fn perf_buffer() -> (OwnedFd, Memory) {
+    const PERF_TYPE_SOFTWARE: u64 = 1;
+    const SIZE: u64 = 64;
+    const PERF_COUNT_SW_DUMMY: u64 = 9;
+    let mut attr = [
+        PERF_TYPE_SOFTWARE | (SIZE << 32),
+        PERF_COUNT_SW_DUMMY,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ];
+    let attr = attr.as_mut_ptr();
+    // SAFETY: `attr` has the size that it tells; the rest is plain numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, attr, 0, -1, -1, 0) };
+    if fd == -1 {
+        skip("no perf events");
+    }
+    let event = own(fd as i32);
+    let memory = Memory::of_file(&event, 0, 2 * PAGE as usize, libc::MAP_SHARED);
+    (event, memory.expect("mmap of a perf event"))
+}
+
+fn memory_that_a_driver_mapped_is_the_guests() {
+    // In the first page, which may be written: who has read how far, and how large the rest is.
+    const DATA_TAIL: u64 = 1032;
+    let (event, buffer) = perf_buffer();
+    let guest = Guest::new(
+        Mode::Long,
+        code!(
+            64,
+            "2:",
+            "mov eax, [0x10000000 + 1048]",
+            "out 0xe1, eax",
+            "mov dword ptr [0x10000000 + 1032], 0x5555",
+            "out 0xe1, eax",
+            "jmp 2b"
+        ),
+    );
+    assert_eq!(guest.vm.set_slot(1, 0, MMIO, PAGE, buffer.hva()), Ok(0));
+    assert_eq!(u64::from(guest.run_to_done()), PAGE);
+    guest.run_to_done();
+    assert_eq!(buffer.read::<u64>(DATA_TAIL), 0x5555);
+    drop(buffer);
+    drop(event);
+    assert_eq!(guest.cpu().try_run(), Err(libc::EFAULT));
+}
 
 /// A guest that adds up `count` words, one in each page from [`MMIO`] on, and
 /// tells the sum; again and again.

@@ -57,6 +57,15 @@ pub struct Page {
     pub memory_type: MemoryType,
 }
 
+impl Page {
+    /// Returns whether the guest's PAT is of no account: memory is cached, whatever it says, but of a
+    /// device's writes a guest may have some combined.
+    #[inline]
+    pub fn ignores_pat(&self) -> bool {
+        self.memory_type != MemoryType::Uncacheable
+    }
+}
+
 /// The answer to an operation on an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
@@ -134,7 +143,7 @@ pub fn leaf(page: &Page, access: Access, log: DirtyLog, features: &EptFeatures) 
         .with_execute(true)
         .with_user_execute(features.mode_based_execute)
         .with_memory_type_bits(page.memory_type as u8)
-        .with_ignore_pat(true)
+        .with_ignore_pat(page.ignores_pat())
         .with_large(page.level != Level::Pt)
         .with_accessed(features.accessed_dirty)
         .with_dirty(features.accessed_dirty && is_dirty)

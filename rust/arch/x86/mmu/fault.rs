@@ -74,9 +74,6 @@ struct Work<'a> {
 impl GuestMemory {
     /// Maps `gpa` for `access`.
     ///
-    /// Memory without pages of its own (`VM_PFNMAP`, `VM_IO`) cannot be mapped yet, and is
-    /// [`Fault::HvaError`].
-    ///
     /// # Context
     ///
     /// Sleeps; a task of the VM's address space.
@@ -191,8 +188,17 @@ impl GuestMemory {
             pfn: Pfn(page.pfn().0 & !(level.pages() - 1)),
             level,
             host_writable: page.is_writable() && !work.slot.flags().readonly(),
-            memory_type: MemoryType::WriteBack,
+            memory_type: memory_type(page),
         }
+    }
+}
+
+/// The type by which a guest accesses a page: whatever its PAT says, unless it is a device's.
+pub(super) fn memory_type(page: &HostPage) -> MemoryType {
+    if page.is_device() {
+        MemoryType::Uncacheable
+    } else {
+        MemoryType::WriteBack
     }
 }
 

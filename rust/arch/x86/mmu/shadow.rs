@@ -11,7 +11,10 @@
 //! whoever clears a dirty log protects all pages of logged slots in every shadow.
 
 use super::{
-    fault::Fault,
+    fault::{
+        memory_type,
+        Fault, //
+    },
     map,
     root::{
         Debt,
@@ -35,8 +38,7 @@ use burrow_core::{
         ept::{
             EptEntry,
             EptFeatures,
-            Eptp,
-            MemoryType, //
+            Eptp, //
         },
         nested::eptwalk::Mapping,
         tdp::{
@@ -196,7 +198,7 @@ fn leaf(fault: &ShadowFault, page: &Page, log: DirtyLog) -> EptEntry {
         .with_write(writable)
         .with_execute(rights.execute)
         .with_memory_type_bits(page.memory_type as u8)
-        .with_ignore_pat(true)
+        .with_ignore_pat(page.ignores_pat())
         .with_large(page.level != Level::Pt)
         .with_accessed(true)
         .with_dirty(true)
@@ -365,7 +367,7 @@ impl GuestMemory {
             pfn: Pfn(host_page.pfn().0 & !(level.pages() - 1)),
             level,
             host_writable: host_page.is_writable() && !slot.flags().readonly(),
-            memory_type: MemoryType::WriteBack,
+            memory_type: memory_type(host_page),
         }
     }
 }
