@@ -8,7 +8,6 @@ use crate::arch::x86::{
     outcome::UserExit, //
 };
 use burrow_core::{
-    outcome::vector,
     stats::VcpuStat,
     x86::{
         cpuid::Regs,
@@ -97,10 +96,8 @@ impl Cpu<'_> {
             Event::Exception { vector, error_code } => {
                 trace::kvm_inj_exception(vector, error_code, delivery);
             }
-            Event::PrivilegedSoftwareException { .. } => {
-                trace::kvm_inj_exception(vector::DB, None, delivery);
-            }
-            Event::SoftwareException { vector, .. } => {
+            Event::PrivilegedSoftwareException { vector, .. }
+            | Event::SoftwareException { vector, .. } => {
                 trace::kvm_inj_exception(vector, None, delivery);
             }
         }

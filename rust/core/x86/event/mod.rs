@@ -98,8 +98,10 @@ pub enum Event {
         /// The instruction's length in bytes.
         length: u8,
     },
-    /// INT1.
+    /// INT1; a hypervisor may inject the type with any vector.
     PrivilegedSoftwareException {
+        /// #DB, if it is an INT1 of the guest.
+        vector: u8,
         /// The instruction's length in bytes.
         length: u8,
     },
@@ -140,9 +142,9 @@ impl Event {
             Self::Interrupt { vector }
             | Self::Exception { vector, .. }
             | Self::SoftwareInterrupt { vector, .. }
+            | Self::PrivilegedSoftwareException { vector, .. }
             | Self::SoftwareException { vector, .. } => vector,
             Self::Nmi => vector::NMI,
-            Self::PrivilegedSoftwareException { .. } => vector::DB,
         }
     }
 
@@ -170,7 +172,7 @@ impl Event {
             Self::SoftwareInterrupt { length, .. } => {
                 (kind::SOFTWARE_INTERRUPT, None, Some(length))
             }
-            Self::PrivilegedSoftwareException { length } => {
+            Self::PrivilegedSoftwareException { length, .. } => {
                 (kind::PRIVILEGED_SOFTWARE_EXCEPTION, None, Some(length))
             }
             Self::SoftwareException { length, .. } => {
@@ -219,7 +221,9 @@ impl Event {
                 error_code: info.has_error_code().then_some(error_code),
             },
             kind::SOFTWARE_INTERRUPT => Self::SoftwareInterrupt { vector, length },
-            kind::PRIVILEGED_SOFTWARE_EXCEPTION => Self::PrivilegedSoftwareException { length },
+            kind::PRIVILEGED_SOFTWARE_EXCEPTION => {
+                Self::PrivilegedSoftwareException { vector, length }
+            }
             kind::SOFTWARE_EXCEPTION => Self::SoftwareException { vector, length },
             _ => return Err(Bug("IDT-vectoring information of an undefined type")),
         };
@@ -255,7 +259,8 @@ mod tests {
                 .prop_map(|(vector, error_code)| Event::Exception { vector, error_code }),
             (any::<u8>(), 1u8..16)
                 .prop_map(|(vector, length)| Event::SoftwareInterrupt { vector, length }),
-            (1u8..16).prop_map(|length| Event::PrivilegedSoftwareException { length }),
+            (any::<u8>(), 1u8..16)
+                .prop_map(|(vector, length)| Event::PrivilegedSoftwareException { vector, length }),
             (3u8..5, 1u8..16)
                 .prop_map(|(vector, length)| Event::SoftwareException { vector, length }),
         ]
@@ -293,8 +298,10 @@ mod tests {
         };
         let i = int.encode(Protection::Protected);
         assert_eq!((i.info.0, i.instruction_length), (0x8000_0480, Some(2)));
-        let int1 = Event::PrivilegedSoftwareException { length: 1 };
-        assert_eq!(int1.encode(Protection::Protected).info.0, 0x8000_0501);
+        let int1 = |vector| Event::PrivilegedSoftwareException { vector, length: 1 };
+        for (vector, info) in [(vector::DB, 0x8000_0501), (0x30, 0x8000_0530)] {
+            assert_eq!(int1(vector).encode(Protection::Protected).info.0, info);
+        }
     }
 
     #[test]

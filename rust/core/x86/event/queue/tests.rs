@@ -167,7 +167,10 @@ fn interrupted_delivery_is_repeated_with_its_details() {
             vector: 0x80,
             length: 3,
         },
-        Event::PrivilegedSoftwareException { length: 1 },
+        Event::PrivilegedSoftwareException {
+            vector: 0x30,
+            length: 1,
+        },
         Event::SoftwareException {
             vector: vector::OF,
             length: 1,
