@@ -27,7 +27,8 @@ use burrow_core::{
             msrlist::{
                 self,
                 List,
-                ListKind, //
+                ListKind,
+                VmxAbort, //
             },
             pool::{
                 Flush,
@@ -40,9 +41,11 @@ use burrow_core::{
                 L2Values,
                 NmiBlocking, //
             },
-            timer,
-            vectoring,
-            vmcs12::Vmcs12, //
+            timer, vectoring,
+            vmcs12::{
+                Vmcs12,
+                OFFSET_ABORT, //
+            },
         },
         regs::{
             debug::Dr7,
@@ -65,9 +68,6 @@ use burrow_core::{
 };
 use burrow_sys::x86::cpu;
 use kernel::prelude::*;
-
-/// A VMX abort: the processor of L1 shuts down. SDM 3C "VMX Aborts", 28.7.
-const ABORT: Stop = Stop::ToUser(UserExit::Shutdown);
 
 /// Returns whether an exit to L1 neither reads nor writes memory of L1: its lists of MSRs are empty, and
 /// no PDPTEs are loaded.
@@ -142,7 +142,9 @@ impl Cpu<'_> {
         nested.is_lazy = true;
         let list = List::of(&nested.vmcs12, ListKind::ExitStore);
         let max = nested.caps.misc.msr_list_max();
-        msrlist::process(list, ListKind::ExitStore, max, &mut Msrs(self)).map_err(|_| ABORT)?;
+        if msrlist::process(list, ListKind::ExitStore, max, &mut Msrs(self)).is_err() {
+            return Err(self.abort(VmxAbort::SaveGuestMsrs));
+        }
         self.become_l1(nmi)
     }
 
@@ -242,12 +244,30 @@ impl Cpu<'_> {
             self.cpuid_follows_registers();
         }
         if host.has_pae_paging && !self.load_pdptrs(host.cr3)? {
-            return Err(ABORT);
+            return Err(self.abort(VmxAbort::HostPdptes));
         }
         let nested = self.nested()?;
         let list = List::of(&nested.vmcs12, ListKind::ExitLoad);
         let max = nested.caps.misc.msr_list_max();
-        msrlist::process(list, ListKind::ExitLoad, max, &mut Msrs(self)).map_err(|_| ABORT)
+        if msrlist::process(list, ListKind::ExitLoad, max, &mut Msrs(self)).is_err() {
+            return Err(self.abort(VmxAbort::LoadHostMsrs));
+        }
+        Ok(())
+    }
+
+    /// A VMX abort: tells why in the region of the VMCS, and the processor of L1 shuts down. SDM 3C
+    /// "VMX Aborts", 28.7.
+    fn abort(&mut self, why: VmxAbort) -> Stop {
+        let indicator = why as u32;
+        if let Some(nested) = self.arch.nested.as_deref_mut() {
+            nested.vmcs12.abort = indicator;
+            if let Some(region) = nested.state.root().and_then(|root| root.current) {
+                let at = region.wrapping_add(OFFSET_ABORT as u64);
+                // Where no memory is, nobody can look.
+                let _ = self.vcpu.vm.memory.write(at, &indicator.to_le_bytes());
+            }
+        }
+        Stop::ToUser(UserExit::Shutdown)
     }
 
     /// Takes back what was L1's while L2 ran in slot `index`.

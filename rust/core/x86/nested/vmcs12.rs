@@ -31,7 +31,8 @@ pub const REGION_SIZE: usize = 4096;
 /// Bit 31 of the first word: the region is a shadow VMCS.
 const SHADOW_INDICATOR: u32 = 1 << 31;
 const OFFSET_HEADER: usize = 0;
-const OFFSET_ABORT: usize = 4;
+/// Where the VMX-abort indicator is in a region, in bytes. SDM 3C "Format of the VMCS Region", 25.2.
+pub const OFFSET_ABORT: usize = 4;
 const OFFSET_LAUNCH_STATE: usize = 8;
 
 /// The access-rights bits that a VMCS keeps; others read as 0. SDM 3C "Guest Register State",
