@@ -312,8 +312,13 @@ impl<'a> Cpu<'a> {
 
     /// Raises the single-step trap that is due behind an instruction which the processor did not
     /// complete, or notes it for the debugger in userspace.
+    ///
+    /// With L1's monitor trap flag an exit is due there.
     #[inline]
     pub(crate) fn trap_after_instruction(&mut self) {
+        if self.arch.ctls.proc.monitor_trap_flag() {
+            self.note_l2_instruction();
+        }
         if !self.arch.guest_debug.note_step() && self.rflags().tf() {
             self.arch.events.raise(Exception {
                 vector: vector::DB,

@@ -624,12 +624,26 @@ pub fn monitor_trap() {
     code! {
         faults: "ud2";
         exits: "cpuid";
+        reads_msr: "rdmsr", "nop", "nop", "mov edi, 0x77", "vmcall";
         moves_ss: "mov eax, ss", "mov ss, eax", "nop", "mov edi, 0x77", "vmcall";
         repeats: "mov ecx, 3", "cld", "mov rdi, rsi", "rep stosb", "mov edi, 0x77", "vmcall";
     }
     let mtf = || set(f::CPU_BASED_VM_EXEC_CONTROL, vmx::CPU_MTF);
     for (name, code) in [("nop", nops as Code), ("ud2", faults), ("cpuid", exits)] {
         say!("mtf.{name}", "{}", fresh(code, mtf));
+    }
+    // An MSR that L1 lets through.
+    let bitmap = page();
+    for (name, flags) in [("rdmsr", 2), ("rdmsr-tf", 0x102)] {
+        let ran = fresh(reads_msr, || {
+            mtf();
+            wr(f::GUEST_RFLAGS, flags);
+            set(f::CPU_BASED_VM_EXEC_CONTROL, vmx::CPU_MSR_BITMAPS);
+            wr(f::MSR_BITMAP, bitmap);
+            set_register(RCX, 0x1b);
+        });
+        let pending = rd(f::GUEST_PENDING_DBG_EXCEPTIONS);
+        say!("mtf.{name}", "{ran} pending {pending:x}");
     }
     let mut ran = fresh(moves_ss, mtf);
     for step in 1..4 {
@@ -824,9 +838,28 @@ pub fn task_switches() {
 /// INIT, which VMX root operation blocks and which is an exit of the guest; SIPI, which is lost
 /// there.
 pub fn init_signals() {
+    code! {
+        sends_init: "wrmsr", "nop", "nop", "mov edi, 0x77", "vmcall";
+    }
     const INIT: u64 = 0x4500;
     const SIPI: u64 = 0x4600;
     vmx::guest();
+    // From the guest to its own processor.
+    let bitmap = page();
+    let send = |flags: u64| {
+        fresh(sends_init, || {
+            wr(f::GUEST_RFLAGS, flags);
+            set(f::CPU_BASED_VM_EXEC_CONTROL, vmx::CPU_MSR_BITMAPS);
+            wr(f::MSR_BITMAP, bitmap);
+            set_register(RCX, 0x830);
+            set_register(RAX, INIT);
+        })
+    };
+    say!("init.exits", "{}", send(2));
+    say!("init.then", "{}", l2::go());
+    let ran = send(0x102);
+    let pending = rd(f::GUEST_PENDING_DBG_EXCEPTIONS);
+    say!("init.single-step", "{ran} pending {pending:x}");
     let own = cpu::rdmsr(0x802) << 32;
     cpu::wrmsr(0x830, own | INIT);
     say!("init.blocked", "{}", fresh(nops, || {}));

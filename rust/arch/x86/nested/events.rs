@@ -48,12 +48,14 @@ use burrow_core::{
                 ActivityState,
                 IntrInfo,
                 IntrType,
+                PendingDebug,
                 ProcCtls, //
             },
             exit::{
                 ExitReason,
                 ExitReasonWord, //
             },
+            field::GUEST_PENDING_DBG_EXCEPTIONS,
         },
     },
 };
@@ -156,6 +158,9 @@ impl Cpu<'_> {
     }
 
     fn exit_for(&mut self, cause: ExitCause) -> Result<(), Stop> {
+        if cause != ExitCause::Exception {
+            self.keep_debug_trap();
+        }
         let exit = |reason| ExitInfo {
             reason: ExitReasonWord::exit(reason),
             ..ExitInfo::default()
@@ -197,6 +202,35 @@ impl Cpu<'_> {
             }
         };
         self.exit_to_l1(info, nmi)
+    }
+
+    /// Notes that an instruction of L2 has been carried out for it, if L1 wants to know of each.
+    #[cold]
+    pub(crate) fn note_l2_instruction(&mut self) {
+        let Some(nested) = self.arch.nested.as_deref_mut() else {
+            return;
+        };
+        let is_wanted = merge::proc12(&nested.vmcs12).monitor_trap_flag();
+        if let (State::NonRoot(l2), true) = (&mut nested.state, is_wanted) {
+            l2.mtf_pending = true;
+        }
+    }
+
+    /// Leaves a debug trap of L2 that is not delivered before the coming exit to the next entry, as the
+    /// processor does: the exit saves it as a pending debug exception. SDM 3C "Saving Non-Register
+    /// State", 28.3.4.
+    fn keep_debug_trap(&mut self) {
+        let Some(pending) = self.arch.events.pending() else {
+            return;
+        };
+        let exception = &pending.exception;
+        if rank(exception.vector, exception.payload) != Rank::DebugTrap {
+            return;
+        }
+        let trap = PendingDebug::of_trap(exception.payload.unwrap_or(0));
+        let vmcs = self.vmcs();
+        let old = vmcs.get(GUEST_PENDING_DBG_EXCEPTIONS);
+        vmcs.set(GUEST_PENDING_DBG_EXCEPTIONS, old | trap.0);
     }
 
     /// Makes the exit information of the exception that is pending.

@@ -474,6 +474,16 @@ impl Interruptibility {
 impl PendingDebug {
     /// The bits that a processor defines; the others must be 0.
     pub const DEFINED: u64 = 0x1_580f;
+
+    /// Returns what is pending of a debug trap whose bits for DR6 are `dr6`. SDM 3C "Guest Non-Register
+    /// State", 25.4.2.
+    pub fn of_trap(dr6: u64) -> Self {
+        let breakpoints = Self(dr6).breakpoints();
+        Self(0)
+            .with_breakpoints(breakpoints)
+            .with_enabled_breakpoint(breakpoints != 0)
+            .with_single_step(Self(dr6).single_step())
+    }
 }
 
 /// Activity states. SDM 3C "Guest Non-Register State", 25.4.2.
@@ -509,6 +519,12 @@ impl TryFrom<u32> for ActivityState {
 mod tests {
     use super::*;
     use crate::addr::Pfn;
+
+    #[test]
+    fn pending_trap_has_its_cause_and_says_whether_a_breakpoint_was_enabled() {
+        assert_eq!(PendingDebug::of_trap(1 << 14 | 1 << 13).0, 1 << 14);
+        assert_eq!(PendingDebug::of_trap(0b0100).0, 1 << 12 | 0b0100);
+    }
 
     #[test]
     fn control_bits_sit_where_the_manual_puts_them() {
