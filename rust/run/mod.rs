@@ -180,6 +180,10 @@ fn settle(cpu: &mut Cpu<'_>, handled: Handled) -> Result<Turn> {
             cpu.arch.events.raise(exception);
             Ok(Turn::Again)
         }
+        Err(Stop::Ept12(fault)) => {
+            let handled = cpu.exit_for_ept(fault);
+            settle(cpu, handled)
+        }
         Err(Stop::Fail(error)) => Err(error),
         Err(Stop::Bug(bug)) => {
             cpu.vcpu.vm.kill(bug);

@@ -15,7 +15,7 @@ use burrow_core::{
     outcome::Exception,
     x86::{
         cpuid::feature,
-        tdp::Access as Rights12,
+        nested::eptwalk::Access as Rights12,
         vmx::{
             exit::EptViolation,
             field::*, //
@@ -47,15 +47,17 @@ enum Access12 {
 
 /// The guest's paging structures, in its memory; for L2, in what L1 gives it as memory.
 struct Tables<'a, 'b> {
-    cpu: &'a Cpu<'b>,
-    entries: GuestEntries<'a>,
+    cpu: &'a mut Cpu<'b>,
+    entries: GuestEntries<'b>,
 }
 
 impl GuestMem for Tables<'_, '_> {
     type Error = EptFault;
 
     fn read_entry(&mut self, address: Gpa, width: EntryWidth) -> Result<u64, EptFault> {
-        let address = self.cpu.to_l1(address, Access12::Walk(Rights12::Read))?;
+        let address = self
+            .cpu
+            .l1_address(address, Access12::Walk(Rights12::Read))?;
         match self.entries.read_entry(address, width) {
             Ok(entry) => Ok(entry),
         }
@@ -68,7 +70,9 @@ impl GuestMem for Tables<'_, '_> {
         old: u64,
         new: u64,
     ) -> Result<bool, EptFault> {
-        let address = self.cpu.to_l1(address, Access12::Walk(Rights12::Write))?;
+        let address = self
+            .cpu
+            .l1_address(address, Access12::Walk(Rights12::Write))?;
         match self.entries.cmpxchg_entry(address, width, old, new) {
             Ok(is_stored) => Ok(is_stored),
         }
@@ -145,30 +149,29 @@ impl Cpu<'_> {
     ///
     /// The page fault that the access causes, or the fault in L1's EPT.
     pub(crate) fn translate(
-        &self,
+        &mut self,
         gva: Gva,
         kind: Kind,
         privilege: Privilege,
     ) -> Result<Translation, LinearError> {
         let paging = self.paging();
         let access = Access { kind, privilege };
-        let mut tables = Tables {
-            cpu: self,
-            entries: self.memory().entries(),
-        };
+        let entries = self.memory().entries();
+        let mut tables = Tables { cpu: self, entries };
         let mut translation = walk::translate(&mut tables, &paging, gva, access)?;
         let rights = match kind {
             Kind::Read => Rights12::Read,
             Kind::Write => Rights12::Write,
+            Kind::Fetch if translation.is_user => Rights12::UserFetch,
             Kind::Fetch => Rights12::Fetch,
         };
-        let to_l1 = self.to_l1(translation.gpa, Access12::Final(rights));
-        translation.gpa = to_l1.map_err(LinearError::Nested)?;
+        let at = self.l1_address(translation.gpa, Access12::Final(rights));
+        translation.gpa = at.map_err(LinearError::Nested)?;
         Ok(translation)
     }
 
     /// Translates a guest-physical address of the guest that runs to one of L1.
-    fn to_l1(&self, gpa: Gpa, access: Access12) -> Result<Gpa, EptFault> {
+    fn l1_address(&mut self, gpa: Gpa, access: Access12) -> Result<Gpa, EptFault> {
         if !self.has_ept12() {
             return Ok(gpa);
         }
@@ -179,7 +182,7 @@ impl Cpu<'_> {
         let hw = EptViolation(0)
             .with_read(rights == Rights12::Read)
             .with_write(rights == Rights12::Write)
-            .with_fetch(rights == Rights12::Fetch)
+            .with_fetch(matches!(rights, Rights12::Fetch | Rights12::UserFetch))
             .with_linear_valid(true)
             .with_is_final(is_final);
         Ok(self.translate_l2(gpa, rights, hw)?.gpa)
@@ -190,9 +193,9 @@ impl Cpu<'_> {
     /// # Errors
     ///
     /// `EFAULT` where nothing is.
-    pub(crate) fn read_physical(&self, gpa: Gpa, out: &mut [u8]) -> Result<(), Error> {
+    pub(crate) fn read_physical(&mut self, gpa: Gpa, out: &mut [u8]) -> Result<(), Error> {
         let at = self
-            .to_l1(gpa, Access12::Walk(Rights12::Read))
+            .l1_address(gpa, Access12::Walk(Rights12::Read))
             .map_err(|_| EFAULT)?;
         self.memory().read(at, out)
     }

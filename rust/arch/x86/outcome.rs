@@ -40,6 +40,8 @@ pub(crate) enum Stop {
     ToUser(UserExit),
     /// The ioctl fails: what userspace gave us cannot be used.
     Fail(Error),
+    /// L1's EPT does not let L2 do what we do on its behalf.
+    Ept12(EptFault),
     /// We did something wrong.
     Bug(Bug),
 }
@@ -76,6 +78,13 @@ pub(crate) enum EptFault {
     Misconfiguration {
         /// The guest-physical address of L2.
         gpa: Gpa,
+    },
+    /// A flag of L1's EPT is to be set, and L1's page-modification log is full.
+    LogFull {
+        /// The guest-physical address of L2.
+        gpa: Gpa,
+        /// The exit qualification.
+        qualification: u64,
     },
     /// L1 changes its EPT: try again.
     Raced,

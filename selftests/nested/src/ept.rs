@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-type Code = unsafe extern "C" fn();
+pub type Code = unsafe extern "C" fn();
 
 code! {
     reads: "mov rax, [rsi]", "mov edi, 0x77", "vmcall";
@@ -36,7 +36,8 @@ code! {
     fetches: "call rsi", "mov edi, 0x77", "vmcall";
 }
 
-const ACCESSES: &[(&str, Code)] = &[
+/// What a guest does with the address in RSI; what it writes is RAX.
+pub static ACCESSES: &[(&str, Code)] = &[
     ("read", reads),
     ("write", writes),
     ("change", changes),
@@ -44,28 +45,29 @@ const ACCESSES: &[(&str, Code)] = &[
 ];
 
 /// Where the window is, in guest-physical and in linear addresses.
-const WINDOW: u64 = 0x4000_0000;
+pub const WINDOW: u64 = 0x4000_0000;
 /// A large page after it, and the memory of it, which nothing else uses.
-const LARGE: u64 = WINDOW + 0x20_0000;
-const LARGE_HOST: u64 = 0x200_0000;
+pub const LARGE: u64 = WINDOW + 0x20_0000;
+pub const LARGE_HOST: u64 = 0x200_0000;
 /// Write-back memory.
-const WB: u64 = 6 << 3;
+pub const WB: u64 = 6 << 3;
 /// RET, at each of eight addresses.
-const RETURN: u64 = 0xc3c3_c3c3_c3c3_c3c3;
+pub const RETURN: u64 = 0xc3c3_c3c3_c3c3_c3c3;
 
 /// An EPT with a window of small pages.
 #[derive(Clone, Copy)]
-struct Ept {
-    pointer: u64,
-    top: u64,
-    middle: u64,
-    directory: u64,
-    table: u64,
-    data: u64,
+pub struct Ept {
+    pub pointer: u64,
+    pub top: u64,
+    pub middle: u64,
+    pub directory: u64,
+    pub table: u64,
+    pub data: u64,
 }
 
 impl Ept {
-    fn new() -> Self {
+    /// Makes one; page 0 of the window, and the large page, hold RET.
+    pub fn new() -> Self {
         let pointer = vmx::identity_ept();
         let top = pointer & !0xfff;
         let (middle, directory, table, data) = (peek(top) & !0xfff, page(), page(), page());
@@ -87,16 +89,17 @@ impl Ept {
     }
 
     /// Sets the entry of a small page of the window.
-    fn map(&self, index: u64, entry: u64) {
+    pub fn map(&self, index: u64, entry: u64) {
         poke(self.table + 8 * index, entry);
     }
 
-    fn invalidate(&self) {
+    /// Has the processor forget what it has of it.
+    pub fn invalidate(&self) {
         let _ = vmx::invept(1, [self.pointer, 0]);
     }
 
     /// A guest with this EPT that accesses an address.
-    fn run(&self, code: Code, address: u64) -> Ran {
+    pub fn run(&self, code: Code, address: u64) -> Ran {
         fresh(code, || {
             wr(f::EPT_POINTER, self.pointer);
             set_register(RSI, address);
@@ -107,7 +110,7 @@ impl Ept {
 }
 
 /// Prints an observation with the guest-physical address where there is one.
-fn show(name: core::fmt::Arguments<'_>, ran: &Ran) {
+pub fn show(name: core::fmt::Arguments<'_>, ran: &Ran) {
     if ran.is(48) || ran.is(49) {
         say!(
             "{name}",
@@ -252,7 +255,7 @@ fn changes_of_entries(ept: &Ept) {
 }
 
 /// A linear address that the guest's own tables in the window translate.
-const LINEAR: u64 = 1 << 39;
+pub const LINEAR: u64 = 1 << 39;
 
 /// Violations while the guest's page tables are walked.
 pub fn walks() {

@@ -27,6 +27,7 @@ mod checks;
 mod ept;
 mod events;
 mod exits;
+mod features;
 mod fields;
 mod instructions;
 mod lists;
@@ -72,6 +73,9 @@ const GROUPS: &[Group] = &[
     ("task", events::task_switches),
     ("ept", ept::permissions),
     ("walk", ept::walks),
+    ("vmfunc", features::functions),
+    ("pml", features::page_log),
+    ("modebased", features::mode_based),
     ("lists", lists::msr_lists),
     ("pat", lists::pat_and_efer),
     ("tsc", lists::tsc),

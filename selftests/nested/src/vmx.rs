@@ -538,6 +538,13 @@ impl fmt::Display for Exit {
         // reads and writes (SDM 30.3.3.2); Bochs reports the write alone.
         let is_walk = self.reason == 48 && qualification & 0x182 == 0x82;
         let qualification = qualification | u64::from(is_walk);
+        // The right of user-mode fetches is bit 6 (SDM 28.2.1); Bochs has it in bit 13, which stands for
+        // shadow stacks.
+        let qualification = if self.reason == 48 {
+            qualification & !0x2000 | (qualification & 0x2000) >> 7
+        } else {
+            qualification
+        };
         write!(out, "exit {} qualification {qualification:x}", self.reason)?;
         let event = rd(f::VM_EXIT_INTR_INFO) as u32;
         if matches!(self.reason, 0 | 1) {
@@ -593,6 +600,7 @@ pub fn capabilities() {
         ("nmi", 3),
         ("virtual-nmis", 5),
         ("preemption-timer", 6),
+        ("posted-interrupts", 7),
     ];
     const CPU: Bits = &[
         ("interrupt-window", 2),
@@ -604,6 +612,7 @@ pub fn capabilities() {
         ("rdtsc", 12),
         ("cr3-load", 15),
         ("cr3-store", 16),
+        ("tertiary", 17),
         ("cr8-load", 19),
         ("cr8-store", 20),
         ("tpr-shadow", 21),
@@ -626,16 +635,29 @@ pub fn capabilities() {
         ("vpid", 5),
         ("wbinvd", 6),
         ("unrestricted", 7),
+        ("apic-registers", 8),
+        ("virtual-interrupts", 9),
         ("pause-loop", 10),
+        ("rdrand", 11),
         ("invpcid", 12),
         ("vmfunc", 13),
         ("vmcs-shadowing", 14),
+        ("encls", 15),
+        ("rdseed", 16),
         ("pml", 17),
         ("ve", 18),
+        ("conceal-vmx-from-pt", 19),
         ("xsaves", 20),
+        ("pasid-translation", 21),
         ("mode-based-execute", 22),
         ("spp", 23),
+        ("pt-uses-gpa", 24),
         ("tsc-scaling", 25),
+        ("user-wait-pause", 26),
+        ("pconfig", 27),
+        ("enclv", 28),
+        ("bus-lock", 30),
+        ("notify", 31),
     ];
     const EXIT: Bits = &[
         ("save-debug", 2),
@@ -647,6 +669,15 @@ pub fn capabilities() {
         ("save-efer", 20),
         ("load-efer", 21),
         ("save-timer", 22),
+        ("clear-bndcfgs", 23),
+        ("conceal-vmx-from-pt", 24),
+        ("clear-rtit", 25),
+        ("clear-lbr", 26),
+        ("clear-uinv", 27),
+        ("cet", 28),
+        ("pkrs", 29),
+        ("save-perf", 30),
+        ("secondary", 31),
     ];
     const ENTRY: Bits = &[
         ("load-debug", 2),
@@ -656,10 +687,18 @@ pub fn capabilities() {
         ("perf", 13),
         ("load-pat", 14),
         ("load-efer", 15),
+        ("bndcfgs", 16),
+        ("conceal-vmx-from-pt", 17),
+        ("rtit", 18),
+        ("uinv", 19),
+        ("cet", 20),
+        ("lbr", 21),
+        ("pkrs", 22),
     ];
     const EPT: Bits = &[
         ("execute-only", 0),
         ("walk-4", 6),
+        ("walk-5", 7),
         ("uncacheable", 8),
         ("write-back", 14),
         ("2m", 16),
@@ -667,6 +706,7 @@ pub fn capabilities() {
         ("invept", 20),
         ("accessed-dirty", 21),
         ("advanced-information", 22),
+        ("supervisor-shadow-stack", 23),
         ("invept-single", 25),
         ("invept-all", 26),
     ];

@@ -56,7 +56,7 @@ fn byte_of_insn(cpu: &Cpu<'_>, offset: usize) -> Gva {
     }
 }
 
-fn is_insn(cpu: &Cpu<'_>, insn: &[u8]) -> bool {
+fn is_insn(cpu: &mut Cpu<'_>, insn: &[u8]) -> bool {
     insn.iter().enumerate().all(|(offset, expected)| {
         let mut byte = [0];
         cpu.translate(byte_of_insn(cpu, offset), Kind::Fetch, cpu.privilege())

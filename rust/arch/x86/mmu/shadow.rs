@@ -40,10 +40,12 @@ use burrow_core::{
             EptFeatures,
             Eptp, //
         },
-        nested::eptwalk::Mapping,
+        nested::eptwalk::{
+            Access,
+            Mapping, //
+        },
         tdp::{
             self,
-            Access,
             DirtyLog,
             Page,
             SlotExtent, //
@@ -171,7 +173,7 @@ impl Mmu {
 
     /// Protects every page whose writes are logged, in every shadow.
     pub(super) fn protect_shadows(&mut self, debt: &mut Debt) {
-        let features = self.features;
+        let features = shadow_features(&self.features, true);
         for shadow in self.shadows.iter_mut() {
             shadow.protect(&features, debt);
         }
@@ -180,8 +182,12 @@ impl Mmu {
 
 /// Returns the features that a shadow is built with: `flags` are the processor's where L1's EPT has
 /// accessed and dirty flags, as accesses to guest paging structures are writes then, and else not.
+///
+/// Entries have the right of user-mode fetches in any case: without mode-based execute control it is
+/// that of all fetches, and the processor ignores the bit.
 fn shadow_features(features: &EptFeatures, flags: bool) -> EptFeatures {
     EptFeatures {
+        mode_based_execute: true,
         accessed_dirty: flags && features.accessed_dirty,
         ..*features
     }
@@ -197,6 +203,7 @@ fn leaf(fault: &ShadowFault, page: &Page, log: DirtyLog) -> EptEntry {
         .with_read(rights.read)
         .with_write(writable)
         .with_execute(rights.execute)
+        .with_user_execute(rights.user_execute)
         .with_memory_type_bits(page.memory_type as u8)
         .with_ignore_pat(page.ignores_pat())
         .with_large(page.level != Level::Pt)
@@ -313,7 +320,7 @@ impl GuestMemory {
         let new = leaf(fault, &page, log);
         let start = burrow_core::addr::Hva(hva.0 & !(page.level.bytes() - 1));
         let end = start.wrapping_add(page.level.bytes());
-        let features = shared.config.features;
+        let features = shadow_features(&shared.config.features, true);
         let mut host_page = Some(host_page);
         let mut spare = None;
         loop {

@@ -19,18 +19,19 @@ use burrow_core::{
     addr::Gpa,
     outcome::Bug,
     x86::{
-        ept::Eptp,
         nested::{
             eptwalk::{
                 self,
+                Access,
+                Ept12,
                 Mapping, //
             },
+            pagelog,
             sync::{
                 ExitInfo,
                 NmiBlocking, //
             },
         },
-        tdp::Access,
         vmx::{
             exit::{
                 EptViolation,
@@ -51,34 +52,45 @@ impl Cpu<'_> {
             .is_some_and(|nested| nested.state.is_non_root() && nested.proc2().ept())
     }
 
-    /// Translates a guest-physical address of L2 with L1's EPT. `hw` says what L2 did, as the exit
-    /// qualification of an EPT violation does.
+    /// Translates a guest-physical address of L2 with L1's EPT, and logs the page if it becomes dirty and
+    /// L1 wants that. `hw` says what L2 did, as the exit qualification of an EPT violation does.
     ///
     /// # Errors
     ///
     /// The exit that L1 gets.
     pub(crate) fn translate_l2(
-        &self,
+        &mut self,
         gpa: Gpa,
         access: Access,
         hw: EptViolation,
     ) -> Result<Mapping, EptFault> {
-        let Some(nested) = self.arch.nested.as_ref() else {
+        let memory = &self.vcpu.vm.memory;
+        let phys_bits = self.arch.cpuid.limits.maxphyaddr;
+        let Some(nested) = self.arch.nested.as_deref_mut() else {
             return Err(EptFault::Raced);
         };
-        let eptp = Eptp(nested.vmcs12.read(EPT_POINTER));
-        let phys_bits = self.arch.cpuid.limits.maxphyaddr;
-        let features = eptwalk::features(nested.caps.ept_vpid, phys_bits);
-        let mut entries = self.vcpu.vm.memory.entries();
-        eptwalk::walk(&mut entries, eptp, &features, gpa, access).map_err(|fault| match fault {
+        let ept = Ept12::of(&nested.vmcs12, nested.caps.ept_vpid, phys_bits);
+        let walked = eptwalk::walk(&mut memory.entries(), &ept, gpa, access);
+        let mapping = walked.map_err(|fault| match fault {
             eptwalk::Fault::Violation(rights) => EptFault::Violation {
                 gpa,
-                qualification: eptwalk::qualification(hw, rights, eptp),
+                qualification: eptwalk::qualification(hw, rights, &ept),
             },
             eptwalk::Fault::Misconfiguration => EptFault::Misconfiguration { gpa },
+            eptwalk::Fault::LogFull => EptFault::LogFull {
+                gpa,
+                qualification: EptViolation(0).with_nmi_unblocking(hw.nmi_unblocking()).0,
+            },
             eptwalk::Fault::Raced => EptFault::Raced,
             eptwalk::Fault::Mem(never) => match never {},
-        })
+        })?;
+        if mapping.is_logged {
+            if let Some((at, entry)) = pagelog::append(&mut nested.vmcs12, gpa) {
+                // Where no memory is, nothing remembers it.
+                let _ = memory.write(at, &entry.to_le_bytes());
+            }
+        }
+        Ok(mapping)
     }
 
     /// Handles an EPT violation of L2, which runs with the shadow of L1's EPT.
@@ -120,6 +132,7 @@ impl Cpu<'_> {
                 (ExitReason::EptViolation, gpa, qualification.0)
             }
             EptFault::Misconfiguration { gpa } => (ExitReason::EptMisconfig, gpa, 0),
+            EptFault::LogFull { gpa, qualification } => (ExitReason::PmlFull, gpa, qualification),
             EptFault::Raced => return Ok(Outcome::Resume),
         };
         let info = ExitInfo {

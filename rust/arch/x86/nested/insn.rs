@@ -135,7 +135,7 @@ impl Cpu<'_> {
     }
 
     /// Reads the operand that names a region, and the first word of that, if it can be one.
-    fn region_operand(&self) -> Result<(Gpa, Option<u32>), Stop> {
+    fn region_operand(&mut self) -> Result<(Gpa, Option<u32>), Stop> {
         let region = self.pointer_operand()?;
         let is_aligned = region.is_aligned(PAGE_SIZE);
         let header = is_aligned.then(|| self.region_header(region)).flatten();

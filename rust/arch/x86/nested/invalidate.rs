@@ -45,7 +45,7 @@ impl Cpu<'_> {
             // The flags of an EPTP are no part of what its mappings are tagged with.
             let is_meant = match what {
                 Invept::All => true,
-                Invept::Single { eptp } => (eptp ^ of) & !0xfff == 0,
+                Invept::Single { eptp } => (eptp ^ of.eptp) & !0xfff == 0,
             };
             if is_meant {
                 memory.empty_shadow(shadow);

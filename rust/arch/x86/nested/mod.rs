@@ -35,6 +35,7 @@ mod resume;
 mod save;
 mod smm;
 mod vmcs02;
+mod vmfunc;
 
 pub(crate) use insn::execute;
 pub(crate) use reflect::route;

@@ -13,7 +13,6 @@ use burrow_core::{
         Gva,
         PAGE_SIZE, //
     },
-    outcome::Bug,
     x86::{
         segment::Name,
         vmx::{
@@ -90,7 +89,7 @@ impl Cpu<'_> {
     /// Calls `f` with each piece of a linear access that lies within a page: its physical address,
     /// where it begins and its length.
     fn each_piece(
-        &self,
+        &mut self,
         gva: Gva,
         len: usize,
         kind: Kind,
@@ -106,9 +105,8 @@ impl Cpu<'_> {
             let gpa = match self.translate(at, kind, privilege) {
                 Ok(translation) => translation.gpa,
                 Err(LinearError::Fault(exception)) => return Err(Stop::Inject(exception)),
-                Err(LinearError::Nested(_)) => {
-                    return Err(Stop::Bug(Bug("L1 has no EPT below it")))
-                }
+                // An L2 whose VMREAD or VMWRITE reaches its shadow VMCS.
+                Err(LinearError::Nested(fault)) => return Err(Stop::Ept12(fault)),
             };
             f(gpa, done, count);
             done += count;
@@ -117,9 +115,10 @@ impl Cpu<'_> {
     }
 
     /// Reads a memory operand; what no memory backs reads as ones.
-    pub(super) fn read_operand(&self, out: &mut [u8]) -> Result<(), Stop> {
+    pub(super) fn read_operand(&mut self, out: &mut [u8]) -> Result<(), Stop> {
         let gva = self.operand_address(out.len() as u64, Intent::Read)?;
-        let memory = &self.vcpu.vm.memory;
+        let vcpu = self.vcpu;
+        let memory = &vcpu.vm.memory;
         self.each_piece(gva, out.len(), Kind::Read, |gpa, start, count| {
             let part = &mut out[start..start + count];
             if memory.read(gpa, part).is_err() {
@@ -129,9 +128,10 @@ impl Cpu<'_> {
     }
 
     /// Writes a memory operand; to what no memory backs, to no effect.
-    pub(super) fn write_operand(&self, bytes: &[u8]) -> Result<(), Stop> {
+    pub(super) fn write_operand(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         let gva = self.operand_address(bytes.len() as u64, Intent::Write)?;
-        let memory = &self.vcpu.vm.memory;
+        let vcpu = self.vcpu;
+        let memory = &vcpu.vm.memory;
         // All of it is translated before any of it is written.
         self.each_piece(gva, bytes.len(), Kind::Write, |_, _, _| {})?;
         self.each_piece(gva, bytes.len(), Kind::Write, |gpa, start, count| {
@@ -139,13 +139,13 @@ impl Cpu<'_> {
         })
     }
 
-    pub(super) fn pointer_operand(&self) -> Result<Gpa, Stop> {
+    pub(super) fn pointer_operand(&mut self) -> Result<Gpa, Stop> {
         let mut bytes = [0; 8];
         self.read_operand(&mut bytes)?;
         Ok(Gpa(u64::from_le_bytes(bytes)))
     }
 
-    pub(super) fn descriptor_operand(&self) -> Result<[u64; 2], Stop> {
+    pub(super) fn descriptor_operand(&mut self) -> Result<[u64; 2], Stop> {
         let mut bytes = [0; 16];
         self.read_operand(&mut bytes)?;
         let (low, high) = bytes.split_at(8);

@@ -174,7 +174,7 @@ impl Cpu<'_> {
         }
     }
 
-    fn reflect(&mut self, word: ExitReasonWord) -> Handled {
+    pub(super) fn reflect(&mut self, word: ExitReasonWord) -> Handled {
         let info = self.hardware_exit(word);
         self.exit_to_l1(info, NmiBlocking::Open)?;
         Ok(Outcome::Resume)
@@ -198,6 +198,7 @@ impl Cpu<'_> {
         match reason {
             ExitReason::EptViolation if self.has_ept12() => Some(self.l2_ept_violation()),
             ExitReason::Vmread | ExitReason::Vmwrite => Some(self.shadow_access(reason)),
+            ExitReason::Vmfunc => Some(self.l2_vmfunc()),
             // What the timer stood for is looked at before the next entry.
             ExitReason::PreemptionTimer | ExitReason::MonitorTrapFlag => Some(Ok(Outcome::Resume)),
             _ => None,

@@ -167,6 +167,6 @@ impl Cpu<'_> {
 fn errno(stop: Stop) -> Error {
     match stop {
         Stop::Fail(error) => error,
-        Stop::Inject(_) | Stop::ToUser(_) | Stop::Bug(_) => EINVAL,
+        Stop::Inject(_) | Stop::ToUser(_) | Stop::Ept12(_) | Stop::Bug(_) => EINVAL,
     }
 }

@@ -53,8 +53,8 @@ pub(crate) struct Slot {
     pub(crate) bitmap_merge: msrbitmap::Merged,
     /// The VPID; in [`VcpuArch`](crate::arch::x86::state::VcpuArch) while L2 runs, and L1's here.
     pub(crate) vpid: vpid::Holder,
-    /// The shadow of L1's EPT, once there is one, and the EPTP it is of.
-    pub(crate) shadow: Option<(ShadowId, u64)>,
+    /// The shadow of L1's EPT, once there is one, and what it is of.
+    pub(crate) shadow: Option<(ShadowId, ShadowOf)>,
     /// Host state and constants are in the vmcs02.
     pub(crate) is_made: bool,
     /// What the vmcs02 was last merged with; `None` if it holds another vmcs12.
@@ -63,6 +63,15 @@ pub(crate) struct Slot {
     pub(crate) last: Option<LastEntry>,
     /// Pages of L1 that the processor uses while this vmcs02 is entered.
     pub(crate) pages: PinnedPages,
+}
+
+/// What the mappings of a shadow were made from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ShadowOf {
+    /// L1's EPT pointer.
+    pub(crate) eptp: u64,
+    /// With mode-based execute control, by which the same tables mean something else.
+    pub(crate) is_mode_based: bool,
 }
 
 /// What an entry depends on besides vmcs12 and what its pages hold.
@@ -215,6 +224,9 @@ fn emulated() -> Emulated {
     Emulated {
         vmcs_shadowing: true,
         preemption_timer: host().ctls.has_preemption_timer(),
+        eptp_switching: true,
+        pml: true,
+        mode_based_exec: true,
         ..Emulated::NONE
     }
 }

@@ -7,6 +7,7 @@ use crate::{
         cpu::Cpu,
         nested::state::{
             EntryInputs,
+            ShadowOf,
             NR_SLOTS, //
         },
         outcome::Stop, //
@@ -142,7 +143,7 @@ impl Cpu<'_> {
     }
 
     /// Returns the EPTP that L2 runs with: of the shadow of L1's EPT, or our own if L1 has none.
-    fn eptp02(&mut self, index: usize) -> Result<u64, Stop> {
+    pub(super) fn eptp02(&mut self, index: usize) -> Result<u64, Stop> {
         let memory = &self.vcpu.vm.memory;
         let Some(nested) = self.arch.nested.as_deref_mut() else {
             return Ok(memory.eptp());
@@ -150,11 +151,14 @@ impl Cpu<'_> {
         if !nested.proc2().ept() {
             return Ok(memory.eptp());
         }
-        let eptp12 = nested.vmcs12.read(EPT_POINTER);
+        let source = ShadowOf {
+            eptp: nested.vmcs12.read(EPT_POINTER),
+            is_mode_based: nested.proc2().mode_based_exec(),
+        };
         let slot = &mut nested.slots[index % NR_SLOTS];
         let id = match slot.shadow {
             Some((id, of)) => {
-                if of != eptp12 {
+                if of != source {
                     memory.empty_shadow(id);
                 }
                 id
@@ -166,8 +170,8 @@ impl Cpu<'_> {
                 id
             }
         };
-        slot.shadow = Some((id, eptp12));
-        let has_flags = burrow_core::x86::ept::Eptp(eptp12).accessed_dirty();
+        slot.shadow = Some((id, source));
+        let has_flags = burrow_core::x86::ept::Eptp(source.eptp).accessed_dirty();
         Ok(memory.shadow_eptp(id, has_flags))
     }
 }

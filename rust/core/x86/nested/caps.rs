@@ -38,7 +38,8 @@ pub struct Emulated {
     pub eptp_switching: bool,
     /// The page-modification log, in the nested-EPT walk (needs A/D flags).
     pub pml: bool,
-    /// Mode-based execute control in shadow EPT (needs it in hardware).
+    /// Mode-based execute control in shadow EPT (needs it in hardware, and exits that tell user-mode
+    /// fetches).
     pub mode_based_exec: bool,
     /// CET state on entries and exits (needs it in hardware).
     pub cet: bool,
@@ -245,7 +246,7 @@ fn proc2(hw: &VmxCaps, host: &ControlSet, emulated: Emulated) -> CtlMsr {
         .with_vmfunc(emulated.eptp_switching)
         .with_rdseed_exiting(true)
         .with_xsaves(true)
-        .with_mode_based_exec(emulated.mode_based_exec)
+        .with_mode_based_exec(emulated.mode_based_exec && hw.ept_vpid.advanced_exit_info())
         .with_tsc_scaling(true)
         .with_user_wait_pause(emulated.user_wait_pause)
         .intersection(hw.proc2_allowed());

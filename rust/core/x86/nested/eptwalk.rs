@@ -12,13 +12,20 @@ use super::super::ept::{
     Eptp,
     Rights, //
 };
-use super::super::tdp::Access;
 use super::super::vmx::caps::EptVpidCap;
 use super::super::vmx::exit::EptViolation;
+use super::super::vmx::field::VmcsAccess;
+use super::super::vmx::field::EPT_POINTER;
 use super::super::walk::{
     EntryWidth,
     GuestMem, //
 };
+use super::merge::proc2_12;
+use super::pagelog::{
+    self,
+    PageLog, //
+};
+use super::vmcs12::Vmcs12;
 use crate::addr::{
     Gpa,
     Level,
@@ -30,20 +37,51 @@ const MAX_ENTRIES: usize = 5;
 /// How often a walk begins again because another processor changed an entry under it.
 const MAX_ATTEMPTS: usize = 8;
 
-/// Returns what L1's EPT can have in it, for an L1 with the capabilities `cap` and physical addresses
-/// of `phys_bits` bits.
-pub fn features(cap: EptVpidCap, phys_bits: u8) -> EptFeatures {
-    EptFeatures {
-        execute_only: cap.exec_only(),
-        page_2m: cap.pages_2m(),
-        page_1g: cap.pages_1g(),
-        accessed_dirty: cap.accessed_dirty(),
-        mode_based_execute: false,
-        walk_4: cap.four_levels(),
-        walk_5: cap.five_levels(),
-        uncacheable: cap.uncacheable(),
-        write_back: cap.write_back(),
-        physical_address_bits: phys_bits,
+/// What L2 does at a guest-physical address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// A data read.
+    Read,
+    /// A data write.
+    Write,
+    /// An instruction fetch, from a supervisor-mode linear address.
+    Fetch,
+    /// An instruction fetch from a user-mode linear address. It makes a difference with mode-based
+    /// execute control only.
+    UserFetch,
+}
+
+/// L1's EPT.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ept12 {
+    /// Where it is.
+    pub pointer: Eptp,
+    /// What can be in it.
+    pub features: EptFeatures,
+    /// Whether the pages that become dirty are logged.
+    pub log: PageLog,
+}
+
+impl Ept12 {
+    /// Returns the EPT that an L2 runs with, by its vmcs12, the capabilities of its L1, and the width
+    /// of L1's physical addresses in bits.
+    pub fn of(v: &Vmcs12, cap: EptVpidCap, phys_bits: u8) -> Self {
+        Self {
+            pointer: Eptp(v.read(EPT_POINTER)),
+            features: EptFeatures {
+                execute_only: cap.exec_only(),
+                page_2m: cap.pages_2m(),
+                page_1g: cap.pages_1g(),
+                accessed_dirty: cap.accessed_dirty(),
+                mode_based_execute: proc2_12(v).mode_based_exec(),
+                walk_4: cap.four_levels(),
+                walk_5: cap.five_levels(),
+                uncacheable: cap.uncacheable(),
+                write_back: cap.write_back(),
+                physical_address_bits: phys_bits,
+            },
+            log: pagelog::state(v),
+        }
     }
 }
 
@@ -58,6 +96,8 @@ pub struct Mapping {
     pub rights: Rights,
     /// L1 has no dirty flags, or that of the page is set: a write need not be seen.
     pub is_dirty: bool,
+    /// The walk has set the dirty flag, and L1 logs that: [`pagelog::append`].
+    pub is_logged: bool,
 }
 
 /// Why a walk leads nowhere.
@@ -67,6 +107,8 @@ pub enum Fault<E> {
     Violation(Rights),
     /// EPT misconfiguration.
     Misconfiguration,
+    /// A flag is to be set, and L1's page-modification log is full.
+    LogFull,
     /// Entries changed under the walk too often: try again.
     Raced,
     /// The tables cannot be read.
@@ -84,21 +126,19 @@ const NO_STEP: Step = Step {
     entry: EptEntry(0),
 };
 
-/// Walks L1's EPT at `eptp` for an access of L2 to `gpa`, and sets accessed and dirty flags where
-/// `eptp` enables them.
+/// Walks L1's EPT for an access of L2 to `gpa`, and sets accessed and dirty flags where it has them.
 ///
 /// # Errors
 ///
 /// As [`Fault`] says.
 pub fn walk<M: GuestMem>(
     mem: &mut M,
-    eptp: Eptp,
-    features: &EptFeatures,
+    ept: &Ept12,
     gpa: Gpa,
     access: Access,
 ) -> Result<Mapping, Fault<M::Error>> {
     for _ in 0..MAX_ATTEMPTS {
-        if let Some(mapping) = attempt(mem, eptp, features, gpa, access)? {
+        if let Some(mapping) = attempt(mem, ept, gpa, access)? {
             return Ok(mapping);
         }
     }
@@ -110,21 +150,22 @@ fn permits(rights: Rights, access: Access) -> bool {
         Access::Read => rights.read,
         Access::Write => rights.write,
         Access::Fetch => rights.execute,
+        Access::UserFetch => rights.user_execute,
     }
 }
 
 /// One walk; `None` if an entry changed before its flags were set.
 fn attempt<M: GuestMem>(
     mem: &mut M,
-    eptp: Eptp,
-    features: &EptFeatures,
+    ept: &Ept12,
     gpa: Gpa,
     access: Access,
 ) -> Result<Option<Mapping>, Fault<M::Error>> {
-    let Some(mut level) = eptp.root_level() else {
+    let features = &ept.features;
+    let Some(mut level) = ept.pointer.root_level() else {
         return Err(Fault::Misconfiguration);
     };
-    let mut table = Gpa(eptp.root().0);
+    let mut table = Gpa(ept.pointer.root().0);
     let mut rights = Rights::ALL;
     let mut steps = [NO_STEP; MAX_ENTRIES];
     let frame = gpa.0 >> PAGE_SHIFT;
@@ -148,7 +189,7 @@ fn attempt<M: GuestMem>(
             if !permits(rights, access) {
                 return Err(Fault::Violation(rights));
             }
-            let Some(is_dirty) = set_flags(mem, eptp, &steps, access)? else {
+            let Some(page) = set_flags(mem, ept, &steps, access)? else {
                 return Ok(None);
             };
             let within = level.bytes().wrapping_sub(1);
@@ -157,7 +198,8 @@ fn attempt<M: GuestMem>(
                 gpa: Gpa(base | (gpa.0 & within)),
                 level,
                 rights,
-                is_dirty,
+                is_dirty: page != PageState::Clean,
+                is_logged: page == PageState::NowDirty && ept.log == PageLog::Room,
             }));
         }
         table = Gpa(entry.pfn().0.wrapping_shl(PAGE_SHIFT));
@@ -167,27 +209,57 @@ fn attempt<M: GuestMem>(
     Err(Fault::Misconfiguration)
 }
 
-/// Sets the flags of the entries that the walk used, the last of which maps the page. Returns whether
-/// the page is dirty then; `None` if an entry has changed.
+/// What is known of a page after its flags are set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum PageState {
+    /// Its dirty flag is clear.
+    Clean,
+    /// The walk has set its dirty flag.
+    NowDirty,
+    /// There are no flags, or that of the page was set before.
+    Dirty,
+}
+
+/// Returns an entry with the flags that `access` sets in it; dirty in one that maps a page (`is_leaf`)
+/// alone.
+fn flagged(entry: EptEntry, is_leaf: bool, access: Access) -> EptEntry {
+    let is_written = is_leaf && access == Access::Write;
+    entry
+        .with_accessed(true)
+        .with_dirty(entry.dirty() || is_written)
+}
+
+/// Sets the flags of the entries that the walk used, the last of which maps the page; `None` if an
+/// entry has changed.
 fn set_flags<M: GuestMem>(
     mem: &mut M,
-    eptp: Eptp,
+    ept: &Ept12,
     steps: &[Step; MAX_ENTRIES],
     access: Access,
-) -> Result<Option<bool>, Fault<M::Error>> {
-    if !eptp.accessed_dirty() {
-        return Ok(Some(true));
+) -> Result<Option<PageState>, Fault<M::Error>> {
+    if !ept.pointer.accessed_dirty() {
+        return Ok(Some(PageState::Dirty));
     }
     let used = || steps.iter().filter(|step| step.entry.0 != 0);
     let last = used().count();
-    let mut is_dirty = false;
-    for (number, step) in (1..).zip(used()) {
-        let is_leaf = number == last;
-        let mut new = step.entry.with_accessed(true);
-        if is_leaf && access == Access::Write {
-            new = new.with_dirty(true);
+    let changes = || {
+        (1..).zip(used()).map(|(number, step)| {
+            let new = flagged(step.entry, number == last, access);
+            (step, new, number == last)
+        })
+    };
+    if ept.log == PageLog::Full && changes().any(|(step, new, _)| new != step.entry) {
+        return Err(Fault::LogFull);
+    }
+    let mut page = PageState::Clean;
+    for (step, new, is_leaf) in changes() {
+        if is_leaf && new.dirty() {
+            page = if step.entry.dirty() {
+                PageState::Dirty
+            } else {
+                PageState::NowDirty
+            };
         }
-        is_dirty = is_leaf && new.dirty();
         if new != step.entry {
             let (old, new) = (step.entry.0, new.0);
             let stored = mem.cmpxchg_entry(step.address, EntryWidth::Eight, old, new);
@@ -196,13 +268,15 @@ fn set_flags<M: GuestMem>(
             }
         }
     }
-    Ok(Some(is_dirty))
+    Ok(Some(page))
 }
 
 /// Returns the access of L2 that an EPT violation in vmcs02 reports.
 pub fn access_of(hw: EptViolation) -> Access {
     if hw.write() {
         Access::Write
+    } else if hw.fetch() && hw.is_user() {
+        Access::UserFetch
     } else if hw.fetch() {
         Access::Fetch
     } else {
@@ -216,15 +290,18 @@ pub fn access_of(hw: EptViolation) -> Access {
 ///
 /// With accessed and dirty flags in L1's EPT, an access to a guest paging structure counts as a read
 /// and a write.
-pub fn qualification(hw: EptViolation, rights: Rights, eptp: Eptp) -> EptViolation {
+///
+/// Whether user-mode fetches are permitted is told with mode-based execute control only.
+pub fn qualification(hw: EptViolation, rights: Rights, ept: &Ept12) -> EptViolation {
     let is_walk = hw.linear_valid() && !hw.is_final();
-    let also_both = is_walk && eptp.accessed_dirty();
+    let also_both = is_walk && ept.pointer.accessed_dirty();
+    let is_mode_based = ept.features.mode_based_execute;
     hw.with_read(hw.read() || also_both)
         .with_write(hw.write() || also_both)
         .with_readable(rights.read)
         .with_writable(rights.write)
         .with_executable(rights.execute)
-        .with_user_executable(false)
+        .with_user_executable(is_mode_based && rights.user_execute)
 }
 
 #[cfg(test)]
@@ -294,8 +371,31 @@ mod tests {
         Tables { words, races: 0 }
     }
 
+    fn ept(pointer: Eptp) -> Ept12 {
+        Ept12 {
+            pointer,
+            features: FEATURES,
+            log: PageLog::Off,
+        }
+    }
+
+    fn logging(log: PageLog) -> Ept12 {
+        Ept12 { log, ..ept(FLAGS) }
+    }
+
+    fn mode_based() -> Ept12 {
+        let features = EptFeatures {
+            mode_based_execute: true,
+            ..FEATURES
+        };
+        Ept12 {
+            features,
+            ..ept(PLAIN)
+        }
+    }
+
     fn go(tables: &mut Tables, eptp: Eptp, access: Access) -> Result<Mapping, Fault<()>> {
-        walk(tables, eptp, &FEATURES, L2, access)
+        walk(tables, &ept(eptp), L2, access)
     }
 
     #[test]
@@ -334,13 +434,7 @@ mod tests {
     #[test]
     fn address_beyond_the_root_table_is_a_violation() {
         let beyond = Gpa(L2.0 | 1 << 48);
-        let fault = walk(
-            &mut tables(0x5_5037),
-            PLAIN,
-            &FEATURES,
-            beyond,
-            Access::Read,
-        );
+        let fault = walk(&mut tables(0x5_5037), &ept(PLAIN), beyond, Access::Read);
         assert_eq!(fault, Err(Fault::Violation(Rights::default())));
     }
 
@@ -405,16 +499,88 @@ mod tests {
             execute: true,
             ..Rights::default()
         };
-        let q = qualification(hw, rights, FLAGS);
+        let q = qualification(hw, rights, &ept(FLAGS));
         assert_eq!(q.0, 1 << 1 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 12);
     }
 
     #[test]
     fn paging_structure_access_is_read_and_write_with_flags_only() {
         let hw = EptViolation(0).with_read(true).with_linear_valid(true);
-        assert!(qualification(hw, Rights::ALL, FLAGS).write());
-        assert!(!qualification(hw, Rights::ALL, PLAIN).write());
+        assert!(qualification(hw, Rights::ALL, &ept(FLAGS)).write());
+        assert!(!qualification(hw, Rights::ALL, &ept(PLAIN)).write());
         let data = hw.with_is_final(true);
-        assert!(!qualification(data, Rights::ALL, FLAGS).write());
+        assert!(!qualification(data, Rights::ALL, &ept(FLAGS)).write());
+    }
+
+    #[test]
+    fn page_is_logged_when_its_dirty_flag_is_set_and_not_again() {
+        let room = logging(PageLog::Room);
+        let mut tables = tables(0x5_5037);
+        assert!(
+            !walk(&mut tables, &room, L2, Access::Read)
+                .unwrap()
+                .is_logged
+        );
+        assert!(
+            walk(&mut tables, &room, L2, Access::Write)
+                .unwrap()
+                .is_logged
+        );
+        assert!(
+            !walk(&mut tables, &room, L2, Access::Write)
+                .unwrap()
+                .is_logged
+        );
+    }
+
+    #[test]
+    fn full_log_lets_no_flag_be_set() {
+        let full = logging(PageLog::Full);
+        let mut tables = tables(0x5_5037);
+        let before = tables.words.clone();
+        for access in [Access::Read, Access::Write] {
+            assert_eq!(walk(&mut tables, &full, L2, access), Err(Fault::LogFull));
+            assert_eq!(tables.words, before);
+        }
+        go(&mut tables, FLAGS, Access::Write).unwrap();
+        let mapping = walk(&mut tables, &full, L2, Access::Write).unwrap();
+        assert!(mapping.is_dirty && !mapping.is_logged, "no flag to set");
+    }
+
+    #[test]
+    fn mode_based_execute_control_tells_user_fetches_from_others() {
+        let user = 0x5_5031 | 1 << 10;
+        let run = |leaf: u64, access| {
+            let mut tables = tables(leaf);
+            for word in tables.words.values_mut() {
+                *word |= 1 << 10;
+            }
+            tables.words.insert(0x4020, leaf);
+            walk(&mut tables, &mode_based(), L2, access).is_ok()
+        };
+        assert!(run(user, Access::UserFetch) && !run(user, Access::Fetch));
+        let supervisor = 0x5_5035;
+        assert!(!run(supervisor, Access::UserFetch) && run(supervisor, Access::Fetch));
+        let mapping = go(&mut tables(supervisor), PLAIN, Access::UserFetch);
+        assert!(mapping.is_ok(), "without the control they are the same");
+    }
+
+    #[test]
+    fn qualification_has_the_right_of_user_fetches_with_mode_based_execute_control_only() {
+        let hw = EptViolation(0).with_fetch(true).with_user_executable(true);
+        let user = Rights {
+            user_execute: true,
+            ..Rights::default()
+        };
+        assert!(qualification(hw, user, &mode_based()).user_executable());
+        assert!(!qualification(hw, Rights::default(), &mode_based()).user_executable());
+        assert!(!qualification(hw, user, &ept(PLAIN)).user_executable());
+    }
+
+    #[test]
+    fn fetch_is_of_the_mode_that_the_processor_reports() {
+        let hw = EptViolation(0).with_fetch(true);
+        assert_eq!(access_of(hw), Access::Fetch);
+        assert_eq!(access_of(hw.with_is_user(true)), Access::UserFetch);
     }
 }

@@ -294,10 +294,8 @@ pub fn header(state: &State, vmcs12: Option<&Vmcs12>) -> Header {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::vmx::ctls::{
-        Proc2Ctls,
-        ProcCtls, //
-    };
+    use super::super::super::vmx::ctls::Proc2Ctls;
+    use super::super::merge::tests::with_proc2;
     use super::*;
     use proptest::prelude::*;
 
@@ -519,15 +517,7 @@ mod tests {
 
     #[test]
     fn shadow_vmcs12_follows_if_l2_has_one() {
-        let mut v = Vmcs12::new();
-        v.write(
-            CPU_BASED_VM_EXEC_CONTROL,
-            ProcCtls(0).with_secondary(true).0,
-        );
-        v.write(
-            SECONDARY_VM_EXEC_CONTROL,
-            Proc2Ctls(0).with_vmcs_shadowing(true).0,
-        );
+        let mut v = with_proc2(Proc2Ctls(0).with_vmcs_shadowing(true));
         v.write(VMCS_LINK_POINTER, 0x9000);
         let size = |v: &Vmcs12| header(&State::NonRoot(L2), Some(v)).size as usize;
         assert_eq!(size(&v), MAX_SIZE);

@@ -30,6 +30,15 @@ const PAGES: Pages = Pages {
     posted_intr: Some(Hpa(0x4444_4000)),
 };
 
+/// A vmcs12 with these secondary controls, and nothing else.
+pub(in super::super) fn with_proc2(proc2: Proc2Ctls) -> Vmcs12 {
+    let mut v = Vmcs12::new();
+    let proc = ProcCtls(0).with_secondary(true);
+    v.write(CPU_BASED_VM_EXEC_CONTROL, proc.0);
+    v.write(SECONDARY_VM_EXEC_CONTROL, proc2.0);
+    v
+}
+
 pub(in super::super) fn l0() -> L0 {
     let set = HostSupport::from_caps(&hardware(), Params::default()).unwrap();
     L0 {
