@@ -44,7 +44,8 @@ impl kernel::InPlaceModule for Burrow {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             _: { host::init()? },
-            _vmx: cpu::Enabled::new(host::keep())?,
+            _vmx: cpu::Enabled::new([host::keep(), vm::debugfs::keep()])?,
+            _: { vm::debugfs::init()? },
             device <- MiscDeviceRegistration::register(ioctl::system::OPTIONS),
         })
     }

@@ -85,8 +85,10 @@ pub(crate) fn no_argument(arg: usize) -> Result {
 /// `EINVAL` for a type other than 0.
 fn create_vm(kind: usize) -> Result<isize> {
     no_argument(kind)?;
-    let (reservation, file) = anon_fd::create(VmFile::new(Vm::new()?)?)?;
+    let vm = Vm::new()?;
+    let (reservation, file) = anon_fd::create(VmFile::new(vm.clone())?)?;
     let fd = reservation.reserved_fd();
+    vm.show_stats(fd)?;
     reservation.fd_install(file);
     Ok(fd as isize)
 }

@@ -3,6 +3,7 @@
 //! What virtual machines are made of, on any architecture: the vCPUs as others see them, memory slots,
 //! the I/O buses, statistics.
 
+pub(crate) mod debugfs;
 pub(crate) mod flush;
 pub(crate) mod kick;
 pub(crate) mod posted;

@@ -6,6 +6,7 @@ use burrow_core::{
     addr::Level,
     stats::{
         self,
+        Desc,
         File,
         Id,
         Table,
@@ -100,6 +101,19 @@ impl<S: Subject, const N: usize> Counters<S, N> {
         fd.fd_install(file);
         // CAST: fds are below 2^31.
         Ok(number as isize)
+    }
+
+    /// Returns the value of `desc`, or its first where it has more.
+    pub(super) fn value(&self, desc: &Desc) -> u64 {
+        self.get(desc.first_word())
+    }
+
+    /// Sets the values of `desc` to 0. What the vCPU counts meanwhile may be lost, or come back.
+    pub(super) fn clear(&self, desc: &Desc) {
+        let words = self.words.iter().skip(desc.first_word());
+        for word in words.take(desc.form().nr_words.into()) {
+            word.store(0, Relaxed);
+        }
     }
 
     /// Returns the value at `index`.

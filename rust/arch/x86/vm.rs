@@ -23,6 +23,10 @@ use crate::{
     },
     vm::{
         coalesced::Ring,
+        debugfs::{
+            Shown,
+            VmCounters, //
+        },
         iobus::IoBus,
         ring::{
             DirtyRings,
@@ -159,6 +163,9 @@ pub(crate) struct Vm {
     pub(crate) irqfds: Irqfds,
     /// Statistics.
     pub(crate) stats: Arc<VmStats>,
+    /// The same, with those of the vCPUs.
+    pub(crate) counters: Arc<VmCounters>,
+    shown: SetOnce<Shown>,
     /// The process that made the VM, by which its statistics are known.
     pub(crate) pid: u32,
     /// Configuration; its lock also serialises the creation of vCPUs.
@@ -196,7 +203,7 @@ impl Vm {
         let acks = Acks::new(chips.clone(), routing.clone())?;
         let (devices, coalesced) = (IoBus::new()?, Ring::new()?);
         Arc::pin_init(
-            pin_init!(Self {
+            try_pin_init!(Self {
                 memory,
                 smram: SetOnce::new(),
                 smram_lock <- new_mutex!((), "kvm_smram"),
@@ -209,6 +216,8 @@ impl Vm {
                 routing,
                 acks,
                 pit <- new_mutex!(None, "kvm_vm_pit"),
+                counters: VmCounters::new(stats.clone())?,
+                shown: SetOnce::new(),
                 stats,
                 pid,
                 setup <- new_mutex!(Setup::default(), "kvm_setup"),
@@ -295,6 +304,18 @@ impl Vm {
             self.memory.flush_translations();
         }
         count
+    }
+
+    /// Shows the statistics in debugfs, as those of the VM behind `fd`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` when there is no memory.
+    pub(crate) fn show_stats(&self, fd: u32) -> Result {
+        // Once for each VM: nothing is lost where it is there already.
+        self.shown
+            .populate(Shown::new(&self.counters, self.pid, fd)?);
+        Ok(())
     }
 
     /// Checks that the caller may use the VM.

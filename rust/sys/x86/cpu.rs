@@ -117,13 +117,13 @@ pub struct Enabled {
 
 /// The statics of the module; dropping this frees them.
 struct Statics {
-    keep: &'static dyn Reclaim,
+    keep: [&'static dyn Reclaim; 2],
 }
 
 impl Drop for Statics {
     fn drop(&mut self) {
-        let all: [&dyn Reclaim; 4] = [&vmcs::CPUS, &umsr::CPUS, &ON, self.keep];
-        for one in all {
+        let ours: [&dyn Reclaim; 3] = [&vmcs::CPUS, &umsr::CPUS, &ON];
+        for one in Iterator::chain(ours.into_iter(), self.keep) {
             // SAFETY: The end of the unloading or of a failed loading, as `Enabled` says: what else
             // could refer to them is gone or was never there.
             unsafe { one.reclaim() };
@@ -146,7 +146,7 @@ impl Enabled {
     ///
     /// `ENOMEM` when there is no memory, `EOPNOTSUPP` when the kernel found no usable VMX, or what a
     /// CPU said.
-    pub fn new(keep: &'static dyn Reclaim) -> Result<Self> {
+    pub fn new(keep: [&'static dyn Reclaim; 2]) -> Result<Self> {
         let statics = Statics { keep };
         vmcs::init()?;
         umsr::init()?;
