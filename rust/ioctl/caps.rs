@@ -11,7 +11,10 @@ use crate::{
         },
         options::Quirk,
         tsc,
-        vm::Vm, //
+        vm::{
+            IrqChip,
+            Vm, //
+        },
     },
     host::host,
     ioctl::{
@@ -106,6 +109,10 @@ pub(crate) fn check(cap: u32) -> isize {
         | KVM_CAP_DISABLE_QUIRKS
         | KVM_CAP_MMU_SHADOW_CACHE_CONTROL
         | KVM_CAP_STEAL_TIME
+        | KVM_CAP_KVMCLOCK_CTRL
+        | KVM_CAP_SYS_ATTRIBUTES
+        | KVM_CAP_DEVICE_CTRL
+        | KVM_CAP_ONE_REG
         | KVM_CAP_PRE_FAULT_MEMORY
         | KVM_CAP_TSC_DEADLINE_TIMER => 1,
         KVM_CAP_DIRTY_LOG_RING | KVM_CAP_DIRTY_LOG_RING_ACQ_REL => MAX_RING_BYTES,
@@ -138,6 +145,9 @@ pub(crate) fn check(cap: u32) -> isize {
 pub(crate) fn check_vm(vm: &Vm, cap: u32) -> isize {
     match cap {
         KVM_CAP_X86_APIC_BUS_CYCLES_NS => vm.setup.lock().bus_cycle.ns() as isize,
+        KVM_CAP_X2APIC_API if vm.irqchip() == IrqChip::Full => {
+            (X2APIC_API & !KVM_X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST) as isize
+        }
         _ => check(cap),
     }
 }

@@ -8,6 +8,7 @@ use crate::arch::{
 };
 use burrow_sys::uapi::{
     self,
+    Plain,
     *, //
 };
 use kernel::prelude::*;
@@ -60,6 +61,31 @@ pub(super) fn set(cpu: &mut Cpu<'_>, arg: usize) -> Result {
         return Err(E2BIG);
     }
     let entries = uapi::read_vec::<kvm_cpuid_entry2>(uapi::field(arg, HEADER)?, count as usize)?;
+    cpu.set_cpuid(&entries)
+}
+
+/// `KVM_SET_CPUID`, the obsolete form: entries without subleaves.
+///
+/// # Errors
+///
+/// Those of [`set`].
+pub(super) fn set_plain(cpu: &mut Cpu<'_>, arg: usize) -> Result {
+    let count: u32 = uapi::read(arg)?;
+    if count > MAX_ENTRIES {
+        return Err(E2BIG);
+    }
+    let mut entries = KVec::with_capacity(count as usize, GFP_KERNEL)?;
+    for plain in uapi::read_vec::<kvm_cpuid_entry>(arg + HEADER, count as usize)? {
+        let entry = kvm_cpuid_entry2 {
+            function: plain.function,
+            eax: plain.eax,
+            ebx: plain.ebx,
+            ecx: plain.ecx,
+            edx: plain.edx,
+            ..kvm_cpuid_entry2::zeroed()
+        };
+        entries.push(entry, GFP_KERNEL)?;
+    }
     cpu.set_cpuid(&entries)
 }
 

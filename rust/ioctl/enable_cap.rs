@@ -5,7 +5,10 @@
 use crate::{
     arch::{
         cpu::Cpu,
-        options::Quirk,
+        options::{
+            Quirk,
+            EOI_BROADCASTS, //
+        },
         vm::{
             IrqChip,
             Setup,
@@ -40,7 +43,7 @@ const MSR_EXIT_REASONS: u32 =
     KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER;
 /// The flags of `KVM_CAP_X2APIC_API`.
 pub(super) const X2APIC_API: u32 =
-    KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
+    KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK | EOI_BROADCASTS;
 
 /// `KVM_ENABLE_CAP` on a VM.
 ///
@@ -65,7 +68,7 @@ pub(super) fn of_vm(vm: &Vm, cap: &kvm_enable_cap) -> Result {
         KVM_CAP_DISABLE_QUIRKS2 => options.disable_quirks(flags(argument, Quirk::ALL)?),
         // CAST: an unknown quirk is off already.
         KVM_CAP_DISABLE_QUIRKS => options.disable_quirks(argument as u32 & Quirk::ALL),
-        KVM_CAP_X2APIC_API => enable_x2apic_api(vm, flags(argument, X2APIC_API)?),
+        KVM_CAP_X2APIC_API => enable_x2apic_api(vm, &setup, flags(argument, X2APIC_API)?)?,
         KVM_CAP_X86_USER_SPACE_MSR => {
             options
                 .user_space_msr
@@ -195,7 +198,16 @@ fn set_bus_cycle(vm: &Vm, setup: &mut Setup, ns: u64) -> Result {
     Ok(())
 }
 
-fn enable_x2apic_api(vm: &Vm, flags: u32) {
+/// # Errors
+///
+/// `EINVAL` to let guests keep EOIs and not, and to let them where the kernel has the I/O APIC, which
+/// has no register that they could be written to instead.
+fn enable_x2apic_api(vm: &Vm, setup: &Setup, flags: u32) -> Result {
+    let suppresses = flags & KVM_X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST != 0;
+    let is_split = matches!(setup.irqchip, IrqChip::Split { .. });
+    if flags & EOI_BROADCASTS == EOI_BROADCASTS || (suppresses && !is_split) {
+        return Err(EINVAL);
+    }
     vm.options.add_x2apic_api(flags);
     let format = match flags & KVM_X2APIC_API_USE_32BIT_IDS {
         0 => MsiFormat::Plain,
@@ -206,4 +218,5 @@ fn enable_x2apic_api(vm: &Vm, flags: u32) {
         _ => BroadcastQuirk::Disabled,
     };
     vm.apics.enable_x2apic_api(format, quirk);
+    Ok(())
 }

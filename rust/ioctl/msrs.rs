@@ -10,14 +10,17 @@ use crate::arch::{
 };
 use burrow_core::{
     request::Request,
-    x86::msr::{
-        access::Origin,
-        filter::{
-            self,
-            Fallback,
-            Range, //
+    x86::{
+        msr::{
+            access::Origin,
+            filter::{
+                self,
+                Fallback,
+                Range, //
+            },
+            list, //
         },
-        list, //
+        regs::one_reg, //
     }, //
 };
 use burrow_sys::uapi::{
@@ -152,4 +155,31 @@ pub(super) fn set_filter(vm: &Vm, arg: usize) -> Result {
     *vm.msr_filter.lock() = Some(Arc::new(new, GFP_KERNEL_ACCOUNT)?);
     vm.vcpus.request_all(Request::MsrFilterChanged);
     Ok(())
+}
+
+/// `KVM_GET_ONE_REG`: an MSR.
+///
+/// # Errors
+///
+/// `EINVAL` for a name of no register, and where there is no such MSR.
+pub(super) fn get_one(cpu: &mut Cpu<'_>, one: &kvm_one_reg) -> Result {
+    let number = one_reg::msr(one.id).ok_or(EINVAL)?;
+    uapi::write(one.addr as usize, &cpu.read_msr_for_host(number)?)
+}
+
+/// `KVM_SET_ONE_REG`: an MSR.
+///
+/// # Errors
+///
+/// `EINVAL` for a name of no register, and as [`Cpu::write_msr_for_host`].
+pub(super) fn set_one(cpu: &mut Cpu<'_>, one: &kvm_one_reg) -> Result {
+    let number = one_reg::msr(one.id).ok_or(EINVAL)?;
+    cpu.write_msr_for_host(number, uapi::read(one.addr as usize)?)
+}
+
+/// `KVM_GET_REG_LIST`: the registers that KVM defines itself, of which there are none here.
+pub(super) fn list_registers(arg: usize) -> Result {
+    let none: u64 = 0;
+    let _: u64 = uapi::read(arg)?;
+    uapi::write(arg, &none)
 }

@@ -5,6 +5,7 @@
 use crate::{
     arch::vm::Vm,
     ioctl::{
+        attr,
         caps,
         cpuid,
         msrs,
@@ -62,6 +63,8 @@ fn ioctl(cmd: u32, arg: usize) -> Result<isize> {
         KVM_GET_MSR_FEATURE_INDEX_LIST => msrs::feature_index_list(arg),
         KVM_GET_MSRS => msrs::get_feature_msrs(arg),
         KVM_X86_GET_MCE_CAP_SUPPORTED => uapi::write(arg, &SUPPORTED).map(|()| 0),
+        KVM_HAS_DEVICE_ATTR => uapi::read(arg).and_then(|a| attr::of_system(&a)).map(|_| 0),
+        KVM_GET_DEVICE_ATTR => uapi::read(arg).and_then(|a| attr::get_of_system(&a)),
         _ => Err(EINVAL),
     }
 }

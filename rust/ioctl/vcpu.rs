@@ -139,7 +139,11 @@ fn dispatch(cpu: &mut Cpu<'_>, cmd: u32, arg: usize) -> Result<isize> {
         KVM_SET_GUEST_DEBUG => done(uapi::read(arg).and_then(|d| set_guest_debug(cpu, &d))),
         KVM_GET_MSRS => msrs::get(cpu, arg),
         KVM_SET_MSRS => msrs::set(cpu, arg),
+        KVM_GET_ONE_REG => done(uapi::read(arg).and_then(|r| msrs::get_one(cpu, &r))),
+        KVM_SET_ONE_REG => done(uapi::read(arg).and_then(|r| msrs::set_one(cpu, &r))),
+        KVM_GET_REG_LIST => done(msrs::list_registers(arg)),
         KVM_SET_CPUID2 => done(cpuid::set(cpu, arg)),
+        KVM_SET_CPUID => done(cpuid::set_plain(cpu, arg)),
         KVM_GET_CPUID2 => done(cpuid::get(cpu, arg)),
         KVM_GET_LAPIC => done(get_lapic(cpu, arg)),
         KVM_SET_LAPIC => done(set_lapic(cpu, arg)),
@@ -151,11 +155,13 @@ fn dispatch(cpu: &mut Cpu<'_>, cmd: u32, arg: usize) -> Result<isize> {
         KVM_NMI => done(no_argument(arg).map(|()| nmi(cpu))),
         KVM_SMI => done(no_argument(arg).map(|()| cpu.arch.events.add_smi())),
         KVM_SET_SIGNAL_MASK => done(set_signal_mask(cpu, arg)),
+        KVM_KVMCLOCK_CTRL => done(no_argument(arg).and_then(|()| cpu.note_stopped())),
         KVM_GET_NESTED_STATE => done(get_nested_state(cpu, arg)),
         KVM_SET_NESTED_STATE => done(set_nested_state(cpu, arg)),
         KVM_X86_SETUP_MCE => done(uapi::read(arg).and_then(|c| mce::setup(cpu, c))),
         KVM_X86_SET_MCE => done(uapi::read(arg).and_then(|e| mce::set(cpu, &e))),
         KVM_SET_VAPIC_ADDR => done(uapi::read(arg).and_then(|a| set_vapic_addr(cpu, &a))),
+        KVM_TPR_ACCESS_REPORTING => done(control_tpr_reports(cpu, arg)),
         KVM_ENABLE_CAP => done(uapi::read(arg).and_then(|c| enable_cap::of_vcpu(cpu, &c))),
         KVM_HAS_DEVICE_ATTR => done(uapi::read(arg).and_then(|a| attr::has(&a))),
         KVM_GET_DEVICE_ATTR => done(uapi::read(arg).and_then(|a| attr::get(cpu, &a))),
@@ -198,6 +204,20 @@ fn set_lapic(cpu: &mut Cpu<'_>, arg: usize) -> Result {
 /// `EINVAL` where the kernel has no local APIC, or the VM no memory there.
 fn set_vapic_addr(cpu: &mut Cpu<'_>, address: &kvm_vapic_addr) -> Result {
     cpu.set_vapic(address.vapic_addr)
+}
+
+/// Turns reports of accesses to the task priority on or off.
+///
+/// # Errors
+///
+/// `EINVAL` for flags.
+fn control_tpr_reports(cpu: &mut Cpu<'_>, arg: usize) -> Result {
+    let control: kvm_tpr_access_ctl = uapi::read(arg)?;
+    if control.flags != 0 {
+        return Err(EINVAL);
+    }
+    cpu.arch.reports_tpr = control.enabled != 0;
+    uapi::write(arg, &control)
 }
 
 fn get_mp_state(cpu: &mut Cpu<'_>) -> kvm_mp_state {

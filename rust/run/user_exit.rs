@@ -58,6 +58,12 @@ pub(super) fn write(run: &SharedPage, exit: &UserExit) {
         UserExit::Shutdown => KVM_EXIT_SHUTDOWN,
         UserExit::DirtyRingFull => KVM_EXIT_DIRTY_RING_FULL,
         UserExit::SetTpr => KVM_EXIT_SET_TPR,
+        UserExit::TprAccess(access) => {
+            let is_write = access.direction == Direction::Write;
+            run.write(at!(tpr_access.rip), access.rip);
+            run.write(at!(tpr_access.is_write), u32::from(is_write));
+            KVM_EXIT_TPR_ACCESS
+        }
         UserExit::IoapicEoi { vector } => {
             run.write(at!(eoi.vector), vector);
             KVM_EXIT_IOAPIC_EOI

@@ -9,11 +9,17 @@
 #include <linux/export.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
+#include "params.h"
 
-bool burrow_kvm_ignore_msrs;
-EXPORT_SYMBOL_GPL(burrow_kvm_ignore_msrs);
-module_param_named(ignore_msrs, burrow_kvm_ignore_msrs, bool, 0644);
+bool burrow_param_ignore_msrs;
+EXPORT_SYMBOL_GPL(burrow_param_ignore_msrs);
+module_param_named(ignore_msrs, burrow_param_ignore_msrs, bool, 0644);
 MODULE_PARM_DESC(ignore_msrs, "read 0 from and ignore writes to unknown MSRs");
+
+bool burrow_param_report_ignored_msrs = true;
+EXPORT_SYMBOL_GPL(burrow_param_report_ignored_msrs);
+module_param_named(report_ignored_msrs, burrow_param_report_ignored_msrs, bool, 0644);
+MODULE_PARM_DESC(report_ignored_msrs, "say so in the log");
 
 static int force_emulation_prefix;
 module_param(force_emulation_prefix, int, 0444);

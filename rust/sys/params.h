@@ -12,4 +12,8 @@ extern bool burrow_param_enable_shadow_vmcs;
 extern bool burrow_param_preemption_timer;
 extern bool burrow_param_enable_apicv;
 extern bool burrow_param_pml;
+
+/* Those of kvm.ko that can change at any time; see kvm_params.c. */
+extern bool burrow_param_ignore_msrs;
+extern bool burrow_param_report_ignored_msrs;
 #endif

@@ -23,6 +23,18 @@ macro_rules! params {
     )* };
 }
 
+/// Returns whether accesses to unknown MSRs are to be ignored.
+pub fn ignore_msrs() -> bool {
+    // SAFETY: A `bool` that is never torn, and never another value than the two.
+    unsafe { core::ptr::addr_of!(bindings::burrow_param_ignore_msrs).read_volatile() }
+}
+
+/// Returns whether the log is to tell of ignored accesses.
+pub fn report_ignored_msrs() -> bool {
+    // SAFETY: As above.
+    unsafe { core::ptr::addr_of!(bindings::burrow_param_report_ignored_msrs).read_volatile() }
+}
+
 params! {
     /// Returns whether guests may be hypervisors.
     nested, set_nested => burrow_param_nested;

@@ -34,6 +34,7 @@ group!("cpuid":
     get_cpuid2_wants_room,
     after_the_first_run_only_the_same_is_accepted,
     a_vcpu_without_cpuid_runs,
+    the_obsolete_form_sets_leaves,
 );
 
 /// A guest that executes CPUID with the given EAX and ECX, and stores the result.
@@ -221,4 +222,29 @@ fn a_vcpu_without_cpuid_runs() {
     let vcpu = guest.vm.vcpu(1);
     crate::guest::enter(&vcpu, Mode::Real);
     assert_eq!(vcpu.run(), Exit::Out(0xe1, 4, 1, 0));
+}
+
+fn the_obsolete_form_sets_leaves() {
+    let guest = cpuid_guest();
+    let leaf = |function, eax| kvm_cpuid_entry {
+        function,
+        eax,
+        ebx: 2,
+        ecx: 3,
+        edx: 4,
+        ..Default::default()
+    };
+    let mut table = Flex {
+        header: kvm_cpuid {
+            nent: 2,
+            ..Default::default()
+        },
+        entries: [leaf(0, 0x10), leaf(0x10, 0x30)],
+    };
+    assert_eq!(guest.cpu().ioctl_with(KVM_SET_CPUID, &mut table), Ok(0));
+    // Without subleaves: any index finds it.
+    assert_eq!(ask(&guest, 0x10, 7), [0x30, 2, 3, 4]);
+    table.header.nent = 257;
+    let too_many = guest.cpu().ioctl_with(KVM_SET_CPUID, &mut table);
+    assert_eq!(too_many, Err(E2BIG));
 }

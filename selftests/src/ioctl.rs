@@ -56,6 +56,9 @@ ioctls! {
     KVM_CHECK_EXTENSION = io(0x03);
     KVM_GET_VCPU_MMAP_SIZE = io(0x04);
     KVM_GET_SUPPORTED_CPUID = iowr::<kvm_cpuid2>(0x05);
+    KVM_HAS_DEVICE_ATTR = iow::<kvm_device_attr>(0xe3);
+    KVM_GET_DEVICE_ATTR = iow::<kvm_device_attr>(0xe2);
+    KVM_CREATE_DEVICE = iowr::<kvm_create_device>(0xe0);
     KVM_CREATE_VCPU = io(0x41);
     KVM_GET_DIRTY_LOG = iow::<kvm_dirty_log>(0x42);
     KVM_SET_USER_MEMORY_REGION = iow::<kvm_userspace_memory_region>(0x46);
@@ -84,10 +87,12 @@ ioctls! {
     KVM_SET_SIGNAL_MASK = iow::<kvm_signal_mask>(0x8b);
     KVM_GET_FPU = ior::<kvm_fpu>(0x8c);
     KVM_SET_FPU = iow::<kvm_fpu>(0x8d);
+    KVM_SET_CPUID = iow::<kvm_cpuid>(0x8a);
     KVM_GET_LAPIC = ior::<kvm_lapic_state>(0x8e);
     KVM_SET_LAPIC = iow::<kvm_lapic_state>(0x8f);
     KVM_SET_CPUID2 = iow::<kvm_cpuid2>(0x90);
     KVM_GET_CPUID2 = iowr::<kvm_cpuid2>(0x91);
+    KVM_TPR_ACCESS_REPORTING = iowr::<kvm_tpr_access_ctl>(0x92);
     KVM_SET_VAPIC_ADDR = iow::<kvm_vapic_addr>(0x93);
     KVM_GET_MP_STATE = ior::<kvm_mp_state>(0x98);
     KVM_SET_MP_STATE = iow::<kvm_mp_state>(0x99);
@@ -107,6 +112,10 @@ ioctls! {
     KVM_SIGNAL_MSI = iow::<kvm_msi>(0xa5);
     KVM_GET_XCRS = ior::<kvm_xcrs>(0xa6);
     KVM_SET_XCRS = iow::<kvm_xcrs>(0xa7);
+    KVM_GET_ONE_REG = iow::<kvm_one_reg>(0xab);
+    KVM_SET_ONE_REG = iow::<kvm_one_reg>(0xac);
+    KVM_KVMCLOCK_CTRL = io(0xad);
+    KVM_GET_REG_LIST = iowr::<u64>(0xb0);
     KVM_X86_SET_MSR_FILTER = iow::<kvm_msr_filter>(0xc6);
     KVM_GET_NESTED_STATE = iowr::<[u8; 128]>(0xbe);
     KVM_SET_NESTED_STATE = iow::<[u8; 128]>(0xbf);

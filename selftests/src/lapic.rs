@@ -55,6 +55,9 @@ group!("lapic":
     the_deadline_comes_nearer_when_the_tsc_is_set_forward,
     the_deadline_interrupts_a_busy_guest,
     the_timer_interrupts_a_busy_guest,
+    accesses_to_the_task_priority_are_reported,
+    a_guest_can_be_told_that_eois_are_suppressed,
+    suppressing_eois_wants_the_io_apic_in_userspace,
 );
 
 fn there_is_none_without_an_irqchip() {
@@ -825,4 +828,69 @@ fn the_timer_interrupts_a_busy_guest() {
     );
     guest.run_to_done();
     assert!(guest.count(0x76) >= 10);
+}
+
+fn accesses_to_the_task_priority_are_reported() {
+    let code = code!(
+        64,
+        "mov ebx, 0xfee00000",
+        "mov dword ptr [rbx + 0x80], 0x35",
+        "mov eax, [rbx + 0x80]",
+        "mov ecx, [rbx + 0x30]",
+        "out 0xe1, eax"
+    );
+    let guest = Guest::with_lapic(Mode::Long, code);
+    let mut control = kvm_tpr_access_ctl {
+        enabled: 1,
+        ..Default::default()
+    };
+    let cpu = guest.cpu();
+    assert_eq!(
+        cpu.ioctl_with(KVM_TPR_ACCESS_REPORTING, &mut control),
+        Ok(0)
+    );
+    for (is_write, len) in [(1, 10), (0, 6)] {
+        let rip = cpu.regs().rip + if is_write == 1 { 5 } else { 0 };
+        assert_eq!(cpu.run(), Exit::Other(KVM_EXIT_TPR_ACCESS));
+        // SAFETY: The exit reason says that the member is valid.
+        let access = unsafe { cpu.shared().__bindgen_anon_1.tpr_access };
+        assert_eq!((access.rip, access.is_write), (rip, is_write));
+        // The instruction is done.
+        assert_eq!(cpu.regs().rip, rip + len);
+    }
+    assert_eq!(guest.run_to_done(), 0x35);
+    control.flags = 1;
+    let flags = cpu.ioctl_with(KVM_TPR_ACCESS_REPORTING, &mut control);
+    assert_eq!(flags, Err(EINVAL));
+}
+
+/// `KVM_X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST`
+const SUPPRESS: u64 = 1 << 2;
+/// `KVM_X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST`
+const DO_NOT: u64 = 1 << 3;
+
+/// Whether the version register of a new vCPU says that EOIs can be suppressed.
+fn offers_suppression(vm: &Vm) -> bool {
+    let vcpu = vm.vcpu(0);
+    let mut cpuid = supported_cpuid();
+    assert_eq!(vcpu.ioctl_with(KVM_SET_CPUID2, &mut cpuid), Ok(0));
+    register(&vcpu.get(KVM_GET_LAPIC), 0x30) & (1 << 24) != 0
+}
+
+fn a_guest_can_be_told_that_eois_are_suppressed() {
+    for (flag, offers) in [(SUPPRESS, true), (DO_NOT, false)] {
+        let vm = Vm::with_lapics();
+        assert_eq!(vm.enable_cap(KVM_CAP_X2APIC_API, [flag, 0, 0, 0]), Ok(0));
+        assert_eq!(offers_suppression(&vm), offers);
+    }
+}
+
+fn suppressing_eois_wants_the_io_apic_in_userspace() {
+    let vm = Vm::with_irqchip();
+    let enable = |flags| vm.enable_cap(KVM_CAP_X2APIC_API, [flags, 0, 0, 0]);
+    assert_eq!(enable(SUPPRESS), Err(EINVAL));
+    assert_eq!(enable(DO_NOT), Ok(0));
+    let split = Vm::with_lapics();
+    let both = split.enable_cap(KVM_CAP_X2APIC_API, [SUPPRESS | DO_NOT, 0, 0, 0]);
+    assert_eq!(both, Err(EINVAL));
 }

@@ -46,6 +46,11 @@ group!("msr":
     a_filter_allows_by_its_bitmap,
     a_filtered_access_can_exit_to_the_vmm,
     a_bad_filter_is_refused,
+    an_msr_is_one_register,
+    a_name_of_no_register_is_refused,
+    kvm_names_no_registers_of_its_own,
+    unknown_msrs_can_be_ignored,
+    a_guest_learns_that_it_was_stopped,
 );
 
 const IA32_TIME_STAMP_COUNTER: u32 = 0x10;
@@ -576,4 +581,99 @@ fn a_bad_filter_is_refused() {
         .vm
         .enable_cap(KVM_CAP_X86_USER_SPACE_MSR, [1 << 20, 0, 0, 0]);
     assert_eq!(unknown, Err(EINVAL));
+}
+
+/// `KVM_X86_REG_MSR(index)`.
+fn name_of(index: u32) -> u64 {
+    0x2030_0002_0000_0000 | u64::from(index)
+}
+
+fn one_reg(guest: &Guest, request: u64, id: u64, value: &mut u64) -> Result {
+    let addr = std::ptr::from_mut(value) as u64;
+    guest
+        .cpu()
+        .ioctl_with(request, &mut kvm_one_reg { id, addr })
+}
+
+fn an_msr_is_one_register() {
+    require(KVM_CAP_ONE_REG, "KVM_CAP_ONE_REG");
+    let guest = Guest::new(Mode::Long, code!(64, "hlt"));
+    let kernel_gs_base = name_of(0xc000_0102);
+    let mut value = 0x1234_5678;
+    let set = one_reg(&guest, KVM_SET_ONE_REG, kernel_gs_base, &mut value);
+    assert_eq!(set, Ok(0));
+    value = 0;
+    let get = one_reg(&guest, KVM_GET_ONE_REG, kernel_gs_base, &mut value);
+    assert_eq!((get, value), (Ok(0), 0x1234_5678));
+}
+
+fn a_name_of_no_register_is_refused() {
+    require(KVM_CAP_ONE_REG, "KVM_CAP_ONE_REG");
+    let guest = Guest::new(Mode::Long, code!(64, "hlt"));
+    let good = name_of(0xc000_0102);
+    // Another architecture, another size, another type.
+    for bit in [60, 52, 32, 40] {
+        let id = good ^ (1 << bit);
+        let get = one_reg(&guest, KVM_GET_ONE_REG, id, &mut 0);
+        assert_eq!(get, Err(EINVAL), "{id:#x}");
+    }
+}
+
+fn kvm_names_no_registers_of_its_own() {
+    require(KVM_CAP_ONE_REG, "KVM_CAP_ONE_REG");
+    let guest = Guest::new(Mode::Long, code!(64, "hlt"));
+    // How many there is room for, and then how many there are: `struct kvm_reg_list`.
+    let mut list = [1u64, 0];
+    let cpu = guest.cpu();
+    assert_eq!(cpu.ioctl_with(KVM_GET_REG_LIST, &mut list), Ok(0));
+    assert_eq!(list[0], 0);
+}
+
+fn unknown_msrs_can_be_ignored() {
+    const PARAMETER: &str = "/sys/module/kvm/parameters/ignore_msrs";
+    /// Puts the parameter back.
+    struct Restore;
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            let _ = std::fs::write(PARAMETER, "N");
+        }
+    }
+    let guest = Guest::new(
+        Mode::Long,
+        code!(
+            64,
+            "mov ecx, 0x12345",
+            "mov eax, 7",
+            "mov edx, 7",
+            "wrmsr",
+            "rdmsr",
+            "or eax, edx",
+            "out 0xe1, eax",
+            "hlt"
+        ),
+    );
+    std::fs::write(PARAMETER, "Y").expect("ignore_msrs");
+    let _restore = Restore;
+    assert_eq!(guest.run_to_done(), 0);
+}
+
+fn a_guest_learns_that_it_was_stopped() {
+    require(KVM_CAP_KVMCLOCK_CTRL, "KVM_CAP_KVMCLOCK_CTRL");
+    const SYSTEM_TIME: u32 = 0x4b56_4d01;
+    const FLAGS: u64 = DATA + 29;
+    const STOPPED: u8 = 1 << 1;
+    let guest = Guest::new(Mode::Long, code!(64, "2:", "hlt", "jmp 2b"));
+    let stop = || guest.cpu().ioctl(KVM_KVMCLOCK_CTRL, 0);
+    assert_eq!(stop(), Err(EINVAL), "without a clock");
+    assert!(guest.cpu().set_msr(SYSTEM_TIME, DATA | 1));
+    assert_eq!(guest.cpu().run(), Exit::Hlt);
+    let flags = || guest.memory.read::<u8>(FLAGS);
+    assert_eq!(flags() & STOPPED, 0);
+    assert_eq!(stop(), Ok(0));
+    assert_eq!(guest.cpu().run(), Exit::Hlt);
+    assert_eq!(flags() & STOPPED, STOPPED);
+    // It is told once.
+    guest.memory.write(FLAGS, flags() & !STOPPED);
+    assert_eq!(guest.cpu().run(), Exit::Hlt);
+    assert_eq!(flags() & STOPPED, 0);
 }

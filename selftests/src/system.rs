@@ -6,7 +6,9 @@ use kvm_bindings::*;
 use libc::{
     E2BIG,
     EFAULT,
-    EINVAL, //
+    EINVAL,
+    ENODEV,
+    ENXIO, //
 };
 
 use crate::{
@@ -27,6 +29,9 @@ group!("system":
     supported_cpuid_refuses_a_bad_pointer,
     msr_index_list_writes_the_count_back,
     every_feature_msr_can_be_read,
+    an_attribute_says_what_xsave_can_have,
+    an_unknown_attribute_is_refused,
+    a_device_of_no_type_cannot_be_made,
 );
 
 fn api_version_is_12() {
@@ -188,5 +193,49 @@ fn every_feature_msr_can_be_read() {
     for index in &list.entries[..list.header.nmsrs as usize] {
         let mut msr = one_msr(*index, 0);
         assert_eq!(kvm.ioctl_with(KVM_GET_MSRS, &mut msr), Ok(1), "{index:#x}");
+    }
+}
+
+fn attribute(group: u32, attr: u64, value: &mut u64) -> kvm_device_attr {
+    kvm_device_attr {
+        group,
+        attr,
+        addr: std::ptr::from_mut(value) as u64,
+        ..Default::default()
+    }
+}
+
+fn an_attribute_says_what_xsave_can_have() {
+    require(KVM_CAP_SYS_ATTRIBUTES, "KVM_CAP_SYS_ATTRIBUTES");
+    let kvm = open();
+    let mut xcr0 = 0;
+    let mut attr = attribute(0, 0, &mut xcr0);
+    assert_eq!(kvm.ioctl_with(KVM_HAS_DEVICE_ATTR, &mut attr), Ok(0));
+    assert_eq!(kvm.ioctl_with(KVM_GET_DEVICE_ATTR, &mut attr), Ok(0));
+    let mut cpuid = supported_cpuid();
+    let leaf = cpuid.find(0xd, 0).expect("leaf 0DH");
+    assert_eq!(xcr0, u64::from(leaf.eax) | (u64::from(leaf.edx) << 32));
+}
+
+fn an_unknown_attribute_is_refused() {
+    require(KVM_CAP_SYS_ATTRIBUTES, "KVM_CAP_SYS_ATTRIBUTES");
+    let kvm = open();
+    let mut value = 0;
+    for (group, attr) in [(0, 99), (99, 0)] {
+        let mut attr = attribute(group, attr, &mut value);
+        assert_eq!(kvm.ioctl_with(KVM_HAS_DEVICE_ATTR, &mut attr), Err(ENXIO));
+        assert_eq!(kvm.ioctl_with(KVM_GET_DEVICE_ATTR, &mut attr), Err(ENXIO));
+    }
+}
+
+fn a_device_of_no_type_cannot_be_made() {
+    let vm = Vm::new();
+    for flags in [0, KVM_CREATE_DEVICE_TEST] {
+        let mut device = kvm_create_device {
+            type_: 0xffff,
+            flags,
+            ..Default::default()
+        };
+        assert_eq!(vm.ioctl_with(KVM_CREATE_DEVICE, &mut device), Err(ENODEV));
     }
 }

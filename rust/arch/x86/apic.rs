@@ -13,7 +13,12 @@ use crate::{
             Options,
             Quirk, //
         },
-        outcome::Direction,
+        outcome::{
+            Direction,
+            Stop,
+            TprAccess,
+            UserExit, //
+        },
         state::MpState,
         vm::{
             IrqChip,
@@ -48,6 +53,7 @@ use burrow_core::{
                 Reset, //
             },
             lapic_regs::{
+                reg,
                 Lvt,
                 Registers, //
             },
@@ -121,6 +127,8 @@ pub(crate) struct Lapic {
     reserved_routes: u32,
     /// The vectors whose end userspace wants to see.
     eoi_exits: EoiExits,
+    /// The access to the task priority that userspace is to be told of.
+    tpr_access: Option<TprAccess>,
 }
 
 impl Lapic {
@@ -148,6 +156,7 @@ impl Lapic {
             has_tsc_deadline: true,
             max_phys_addr_bits: 36,
             io_apic: setup.irqchip.io_apic(),
+            suppress_eoi: options.suppress_eoi(),
             lint0: match options.has_quirk(Quirk::Lint0Reenabled) {
                 true => Lint0AtReset::ExtInt,
                 false => Lint0AtReset::Masked,
@@ -165,6 +174,7 @@ impl Lapic {
             ended: None,
             reserved_routes,
             eoi_exits: EoiExits::default(),
+            tpr_access: None,
         };
         shared.kick.request_quietly(Request::LoadEoiExitmap);
         Ok(Some(KBox::new(lapic, GFP_KERNEL_ACCOUNT)?))
@@ -622,6 +632,8 @@ impl Cpu<'_> {
 
     /// Accesses the page of registers, if `gpa` is in it; returns whether it is.
     pub(crate) fn lapic_mmio(&mut self, gpa: Gpa, data: &mut [u8], direction: Direction) -> bool {
+        // The instruction's, as the emulator moves RIP when it is done.
+        let rip = self.rip();
         let Some(lapic) = self.arch.lapic.as_mut() else {
             return false;
         };
@@ -633,6 +645,13 @@ impl Cpu<'_> {
         }
         // CAST: below 4096.
         let (offset, now) = (offset as u32, HostClock);
+        if self.arch.reports_tpr && offset & !0xf == u32::from(reg::TPR) {
+            lapic.tpr_access = Some(TprAccess { rip, direction });
+            self.vcpu
+                .shared
+                .kick
+                .request_quietly(Request::ReportTprAccess);
+        }
         let effects = match direction {
             Direction::Read => {
                 let read = lapic.model.read(offset, data.len(), &now);
@@ -656,6 +675,19 @@ impl Cpu<'_> {
         true
     }
 
+    /// Returns to userspace for an access to the task priority that it wants to hear of.
+    ///
+    /// # Errors
+    ///
+    /// The exit, which is all that this is for.
+    pub(crate) fn report_tpr_access(&mut self) -> Result<(), Stop> {
+        let lapic = self.arch.lapic.as_mut();
+        match lapic.and_then(|lapic| lapic.tpr_access.take()) {
+            Some(access) => Err(Stop::ToUser(UserExit::TprAccess(access))),
+            None => Ok(()),
+        }
+    }
+
     /// Brings the local APIC's features in line with CPUID.
     pub(crate) fn lapic_follows_cpuid(&mut self) {
         let caps = self.arch.cpuid.caps;
@@ -666,6 +698,7 @@ impl Cpu<'_> {
             has_x2apic: caps.has(feature::X2APIC),
             has_tsc_deadline: caps.has(feature::TSC_DEADLINE),
             max_phys_addr_bits: caps.maxphyaddr,
+            suppress_eoi: self.vcpu.vm.options.suppress_eoi(),
             ..*lapic.model.config()
         };
         lapic.model.configure(config);

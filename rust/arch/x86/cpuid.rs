@@ -184,6 +184,11 @@ pub(crate) fn supported() -> Result<KVec<kvm_cpuid_entry2>> {
     Ok(entries)
 }
 
+/// Returns the XCR0 with everything that guests can have.
+pub(crate) fn guest_xcr0() -> u64 {
+    support(host()).guest_xcr0()
+}
+
 /// Returns the entries of `KVM_GET_EMULATED_CPUID`.
 ///
 /// # Errors

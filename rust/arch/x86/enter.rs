@@ -308,6 +308,14 @@ impl Cpu<'_> {
         if requests.contains(Request::MsrFilterChanged) {
             self.refresh_msr_bitmap();
         }
+        if requests.contains(Request::ReportTprAccess) {
+            // One exit at a time.
+            if requests.contains(Request::DirtyRingSoftFull) {
+                let kick = &self.vcpu.shared.kick;
+                kick.request_quietly(Request::DirtyRingSoftFull);
+            }
+            self.report_tpr_access()?;
+        }
         if requests.contains(Request::DirtyRingSoftFull) {
             return self.check_dirty_ring();
         }

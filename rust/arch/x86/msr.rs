@@ -61,7 +61,10 @@ use burrow_sys::{
 };
 use kernel::{
     prelude::*,
-    sync::atomic::Relaxed, //
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
 };
 
 /// `KVM_X86_SET_MSR_FILTER`'s table: which MSRs the guest may access.
@@ -132,6 +135,20 @@ fn vmcs_field(msr: VmcsMsr) -> Field<Natural> {
     }
 }
 
+/// Returns whether `access` to an MSR that is not there goes for done: the parameter `ignore_msrs`.
+#[cold]
+fn ignores(number: u32, access: &str) -> bool {
+    /// How many accesses the log tells of, so that no guest fills it.
+    const REPORTS: u32 = 100;
+    static REPORTED: Atomic<u32> = Atomic::new(0);
+    let ignores = params::ignore_msrs();
+    if ignores && params::report_ignored_msrs() && REPORTED.load(Relaxed) < REPORTS {
+        REPORTED.fetch_add(1, Relaxed);
+        pr_info!("ignored {access}: {number:#x}\n");
+    }
+    ignores
+}
+
 /// Returns what CPUID and options of the VM make of the MSRs. They are found once while the vCPU is
 /// loaded.
 #[inline]
@@ -161,7 +178,15 @@ impl Cpu<'_> {
     /// # Errors
     ///
     /// As core decides: #GP(0) for the guest, or an exit to a VMM that asked for it.
+    #[inline]
     pub(crate) fn read_msr(&mut self, number: u32, origin: Origin) -> Result<u64, Refused> {
+        match self.read_known_msr(number, origin) {
+            Err(Refused::Unknown) if ignores(number, "rdmsr") => Ok(0),
+            result => result,
+        }
+    }
+
+    fn read_known_msr(&mut self, number: u32, origin: Origin) -> Result<u64, Refused> {
         let caps = msr_caps(&mut self.msr_caps, self.vcpu, self.arch);
         match access::check_read(number, origin, caps)? {
             Owner::Efer => Ok(self.efer().0),
@@ -207,12 +232,20 @@ impl Cpu<'_> {
     /// # Errors
     ///
     /// As for [`read_msr`](Self::read_msr).
+    #[inline]
     pub(crate) fn write_msr(
         &mut self,
         number: u32,
         value: u64,
         origin: Origin,
     ) -> Result<(), Refused> {
+        match self.write_known_msr(number, value, origin) {
+            Err(Refused::Unknown) if ignores(number, "wrmsr") => Ok(()),
+            result => result,
+        }
+    }
+
+    fn write_known_msr(&mut self, number: u32, value: u64, origin: Origin) -> Result<(), Refused> {
         let caps = msr_caps(&mut self.msr_caps, self.vcpu, self.arch);
         let write = access::check_write(number, value, origin, caps, &self.arch.soft_msrs)?;
         let value = write.value;

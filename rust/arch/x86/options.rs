@@ -2,6 +2,7 @@
 
 //! What userspace enables for a VM at any time with `KVM_ENABLE_CAP`, and vCPUs look at while they run.
 
+use burrow_core::x86::irqchip::lapic::SuppressEoi;
 use burrow_sys::uapi::*;
 use kernel::sync::atomic::{
     Atomic,
@@ -38,6 +39,10 @@ impl Quirk {
         | KVM_X86_QUIRK_CD_NW_CLEARED
         | KVM_X86_QUIRK_SLOT_ZAP_ALL;
 }
+
+/// The flags of `KVM_CAP_X2APIC_API` that say whether guests can keep EOIs from the I/O APIC.
+pub(crate) const EOI_BROADCASTS: u32 =
+    KVM_X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST | KVM_X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST;
 
 /// The options of a VM.
 pub(crate) struct Options {
@@ -88,8 +93,25 @@ impl Options {
 
     /// Turns on flags of `KVM_CAP_X2APIC_API`; what is on stays on. The caller holds the lock of the
     /// VM's setup.
+    ///
+    /// Of the flags on EOI broadcasts, of which `flags` has one at most, the last counts.
     pub(crate) fn add_x2apic_api(&self, flags: u32) {
-        let old = self.x2apic_api.load(Relaxed);
+        let mut old = self.x2apic_api.load(Relaxed);
+        if flags & EOI_BROADCASTS != 0 {
+            old &= !EOI_BROADCASTS;
+        }
         self.x2apic_api.store(old | flags, Relaxed);
+    }
+
+    /// Returns what becomes of a guest's wish to keep EOIs from the I/O APIC.
+    pub(crate) fn suppress_eoi(&self) -> SuppressEoi {
+        let flags = self.x2apic_api.load(Relaxed);
+        if flags & KVM_X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST != 0 {
+            SuppressEoi::Enabled
+        } else if flags & KVM_X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST != 0 {
+            SuppressEoi::Disabled
+        } else {
+            SuppressEoi::Quirked
+        }
     }
 }

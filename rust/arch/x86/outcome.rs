@@ -116,6 +116,15 @@ pub(crate) enum Direction {
 /// The most words that go with an internal error.
 pub(crate) const INTERNAL_WORDS: usize = 8;
 
+/// An access of the guest to its task priority in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TprAccess {
+    /// RIP of the instruction.
+    pub(crate) rip: u64,
+    /// The direction.
+    pub(crate) direction: Direction,
+}
+
 /// A return to userspace with a reason, as `struct kvm_run` tells it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum UserExit {
@@ -153,6 +162,8 @@ pub(crate) enum UserExit {
     DirtyRingFull,
     /// `KVM_EXIT_SET_TPR`.
     SetTpr,
+    /// `KVM_EXIT_TPR_ACCESS`.
+    TprAccess(TprAccess),
     /// `KVM_EXIT_IOAPIC_EOI`.
     IoapicEoi {
         /// The vector.

@@ -26,6 +26,7 @@ use burrow_core::{
             TimeScale,
             Version,
             WallClock,
+            PVCLOCK_GUEST_STOPPED,
             PVCLOCK_TSC_STABLE_BIT,
             TIME_INFO_FLAGS, //
         },
@@ -85,6 +86,8 @@ fn now() -> MasterClock {
 pub(crate) struct PvMsrs {
     system_time: u64,
     wall_clock: u64,
+    /// Userspace stopped the guest, which is to learn it with the time that is written next.
+    was_stopped: bool,
     steal: StealClock,
 }
 
@@ -198,6 +201,20 @@ impl Cpu<'_> {
             .and_then(|()| memory.write(version_at, &version.done.to_le_bytes()));
     }
 
+    /// Has the guest told that userspace stopped it: `KVM_KVMCLOCK_CTRL`.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` where the guest does not use the clock.
+    pub(crate) fn note_stopped(&mut self) -> Result {
+        if self.arch.paravirt.system_time & ENABLED == 0 {
+            return Err(EINVAL);
+        }
+        self.arch.paravirt.was_stopped = true;
+        self.vcpu.shared.kick.request_quietly(Request::ClockUpdate);
+        Ok(())
+    }
+
     /// Writes the time anew into the guest's page, if it has given one.
     ///
     /// What cannot be written is left: the page is gone, and the guest with it or about to give
@@ -221,7 +238,11 @@ impl Cpu<'_> {
             return;
         }
         let version = Version::after(u32::from_le_bytes([old[0], old[1], old[2], old[3]]));
-        let bytes = info.to_bytes(version.busy, old[TIME_INFO_FLAGS]);
+        let mut guest_flags = old[TIME_INFO_FLAGS];
+        if core::mem::take(&mut self.arch.paravirt.was_stopped) {
+            guest_flags |= PVCLOCK_GUEST_STOPPED;
+        }
+        let bytes = info.to_bytes(version.busy, guest_flags);
         let _ = memory
             .write(page, &version.busy.to_le_bytes())
             .and_then(|()| memory.write(page, &bytes))

@@ -235,6 +235,8 @@ pub(crate) struct VcpuArch {
     pub(crate) is_window_wanted: bool,
     /// The coming entry is to end before its first instruction.
     pub(crate) leaves_at_once: bool,
+    /// Userspace wants to hear of accesses to the task priority in memory.
+    pub(crate) reports_tpr: bool,
     /// `KVM_RUN` has entered the guest.
     pub(crate) has_run: bool,
 }
@@ -305,6 +307,7 @@ impl VcpuArch {
             guest_debug: GuestDebug::default(),
             is_window_wanted: false,
             leaves_at_once: false,
+            reports_tpr: false,
             has_run: false,
         };
         Ok(KBox::new(arch, GFP_KERNEL_ACCOUNT)?)

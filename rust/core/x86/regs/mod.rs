@@ -14,6 +14,7 @@
 pub mod debug;
 pub mod guest_debug;
 pub mod mask;
+pub mod one_reg;
 pub mod sregs;
 pub mod write;
 
