@@ -365,6 +365,10 @@ impl Shared {
             Applied::LogStarted(slot) => {
                 if log.starts_clean() {
                     self.protect(slot.base_gfn(), slot.npages());
+                } else {
+                    // Pages are protected when they are cleared in the log, but not in shadows that do
+                    // not know them as logged.
+                    self.locked(|mmu, debt| mmu.empty_shadows(debt));
                 }
                 Ok(())
             }
