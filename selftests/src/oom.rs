@@ -94,13 +94,18 @@ impl Injector {
 
     /// Calls `f` with the `nth` allocation failing. Returns whether there was one, and the answer.
     fn call<T>(&self, nth: u32, f: impl FnOnce() -> Result<T>) -> (bool, Result<T>) {
-        let text = nth.to_string();
-        self.0.write_at(text.as_bytes(), 0).expect("fail-nth");
+        self.0
+            .write_at(nth.to_string().as_bytes(), 0)
+            .expect("fail-nth");
         let answer = f();
         let mut left = [0; 16];
-        let len = self.0.read_at(&mut left, 0).expect("fail-nth");
-        self.0.write_at(b"0", 0).expect("fail-nth");
-        (left[..len].trim_ascii() == b"0", answer)
+        // Copies count, too: where the next was to fail, it is this one.
+        let was_hit = match self.0.read_at(&mut left, 0) {
+            Ok(len) => left[..len].trim_ascii() == b"0",
+            Err(_) => false,
+        };
+        while self.0.write_at(b"0", 0).is_err() {}
+        (was_hit, answer)
     }
 }
 

@@ -2,6 +2,7 @@
 
 //! One thread that makes random calls.
 
+use kvm_bindings::*;
 use std::ptr;
 
 use super::{
@@ -106,14 +107,28 @@ impl<'a> Thread<'a> {
 
     fn create_vm(&mut self) {
         if self.world.has_room(Kind::Vm) {
-            self.create(Kind::System, KVM_CREATE_VM, Kind::Vm, 0);
+            let vm = self.create(Kind::System, KVM_CREATE_VM, Kind::Vm, 0);
+            if let (Ok(vm), true) = (vm, self.rng.one_in(3)) {
+                self.enable_rings(vm);
+            }
         }
+    }
+
+    /// Gives the vCPUs to come of a VM dirty rings.
+    fn enable_rings(&mut self, vm: i32) {
+        let mut cap = kvm_enable_cap {
+            cap: KVM_CAP_DIRTY_LOG_RING_ACQ_REL,
+            args: [PAGE << self.rng.below(4), 0, 0, 0],
+            ..Default::default()
+        };
+        let done = call_with(vm, KVM_ENABLE_CAP, &mut cap);
+        self.say(format_args!("rings {vm}: {done:?}"));
     }
 
     fn create_vcpu(&mut self) {
         let id = self.rng.below(5);
         if self.world.has_room(Kind::Vcpu) {
-            self.create(Kind::Vm, KVM_CREATE_VCPU, Kind::Vcpu, id);
+            let _ = self.create(Kind::Vm, KVM_CREATE_VCPU, Kind::Vcpu, id);
         }
     }
 
@@ -122,7 +137,7 @@ impl<'a> Thread<'a> {
             return;
         }
         let of = *self.rng.pick(&[Kind::Vm, Kind::Vcpu]);
-        self.create(of, KVM_GET_STATS_FD, Kind::Other, 0);
+        let _ = self.create(of, KVM_GET_STATS_FD, Kind::Other, 0);
         let mut memory = [
             self.rng.below(20) * PAGE,
             self.rng.below(2),
@@ -134,7 +149,7 @@ impl<'a> Thread<'a> {
             0,
         ];
         let guest_memory = iowr::<[u64; 8]>(0xd4);
-        self.create(
+        let _ = self.create(
             Kind::Vm,
             guest_memory,
             Kind::Other,
@@ -143,15 +158,12 @@ impl<'a> Thread<'a> {
     }
 
     /// Calls what gives a descriptor.
-    fn create(&mut self, of: Kind, request: u64, kind: Kind, arg: u64) {
-        if let Some(handle) = self.world.any(&mut self.rng, of) {
-            let given = call(handle.fd, request, arg);
-            self.say(format_args!(
-                "{kind:?} of {:?} {}: {given:?}",
-                of, handle.fd
-            ));
-            self.world.add(kind, given.unwrap_or(-1));
-        }
+    fn create(&mut self, of: Kind, request: u64, kind: Kind, arg: u64) -> Result {
+        let handle = self.world.any(&mut self.rng, of).ok_or(libc::EBADF)?;
+        let given = call(handle.fd, request, arg);
+        self.say(format_args!("{kind:?} of {of:?} {}: {given:?}", handle.fd));
+        self.world.add(kind, given.unwrap_or(-1));
+        given
     }
 
     fn create_event(&mut self) {
@@ -198,7 +210,9 @@ impl<'a> Thread<'a> {
             return;
         };
         let len = (1 + self.rng.below(5) as usize) * PAGE as usize;
-        let offset = self.rng.below(6) * PAGE + if self.rng.one_in(9) { 1 << 40 } else { 0 };
+        // The dirty ring begins at page 64.
+        let first = *self.rng.pick(&[0, 0, 64]) + self.rng.below(6);
+        let offset = first * PAGE + if self.rng.one_in(9) { 1 << 40 } else { 0 };
         let access = *self
             .rng
             .pick(&[libc::PROT_READ, libc::PROT_READ | libc::PROT_WRITE, 0]);
