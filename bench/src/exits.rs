@@ -76,9 +76,18 @@ pub fn measure() {
 
 /// Returns the instructions of one exit of `kind`.
 fn run(id: usize, kind: &Kind) -> Result<f64> {
+    run_batches(id, kind, BATCHES)
+}
+
+/// Returns the instructions of one exit for CPUID, the first of all kinds.
+pub fn cpuid(id: usize, batches: usize) -> Result<f64> {
+    run_batches(id, &kinds()[0], batches)
+}
+
+fn run_batches(id: usize, kind: &Kind, batches: usize) -> Result<f64> {
     let mut guest = Guest::new(kind.irqchip, kind.apic)?;
     let _device = (kind.device)(&guest)?;
-    cost(&mut guest, &kind.program, BATCHES, COUNT, id)
+    cost(&mut guest, &kind.program, batches, COUNT, id)
 }
 
 /// Returns the instructions that the exits of `program` take, each; the exits
