@@ -222,8 +222,12 @@ fn control_tpr_reports(cpu: &mut Cpu<'_>, arg: usize) -> Result {
 
 fn get_mp_state(cpu: &mut Cpu<'_>) -> kvm_mp_state {
     cpu.accept_posted();
+    let state = match cpu.arch.mp_state {
+        MpState::Halted if cpu.arch.is_unhalted => MpState::Runnable,
+        state => state,
+    };
     kvm_mp_state {
-        mp_state: cpu.arch.mp_state as u32,
+        mp_state: state as u32,
     }
 }
 

@@ -28,6 +28,7 @@ pub(super) fn block(cpu: &mut Cpu<'_>) -> Result<bool> {
     let start_ns = context::mono_ns();
     cpu.vcpu.stats.set(VcpuStat::Blocking, 1);
     cpu.sleep_timer();
+    cpu.mark_preempted();
     shared.kick.sleep_until(|| {
         !shared.kick.pending().is_empty()
             || shared.posted.has_vectors()
@@ -35,6 +36,7 @@ pub(super) fn block(cpu: &mut Cpu<'_>) -> Result<bool> {
             || context::signal_pending()
     });
     cpu.wake_timer();
+    cpu.unmark_preempted();
     drop(alarm);
     cpu.note_wakeup(context::mono_ns().saturating_sub(start_ns));
     cpu.arch.extended.fpu.load();
@@ -50,8 +52,11 @@ fn is_awake(cpu: &mut Cpu<'_>) -> bool {
     }
     if cpu.arch.mp_state == MpState::Halted {
         let blocking = cpu.blocking();
-        let wakes = cpu.arch.events.wakes(&blocking) || cpu.rflags().if_() && cpu.has_interrupt();
+        let wakes = cpu.arch.is_unhalted
+            || cpu.arch.events.wakes(&blocking)
+            || cpu.rflags().if_() && cpu.has_interrupt();
         if wakes {
+            cpu.arch.is_unhalted = false;
             cpu.arch.smm.ended_halt = cpu.arch.events.smi();
             cpu.arch.mp_state = MpState::Runnable;
         }

@@ -74,8 +74,10 @@ fn run_loaded(cpu: &mut Cpu<'_>) -> Result {
     }
     cpu.catch_up_tsc();
     cpu.arch.extended.fpu.load();
+    cpu.unmark_preempted();
     let result = turns(cpu);
     cpu.arch.extended.fpu.put();
+    cpu.mark_preempted();
     match result {
         Ok(exit) => leave(cpu, exit),
         Err(error) => Err(error),
@@ -117,8 +119,13 @@ fn turns(cpu: &mut Cpu<'_>) -> Result<UserExit> {
             Ok(Turn::ToUser(exit)) => return Ok(exit),
             Err(error) => return Err(error),
         }
-        if context::guest_work_pending() && context::handle_guest_work().is_err() {
-            return Ok(UserExit::Intr);
+        if context::guest_work_pending() {
+            cpu.mark_preempted();
+            let handled = context::handle_guest_work();
+            cpu.unmark_preempted();
+            if handled.is_err() {
+                return Ok(UserExit::Intr);
+            }
         }
     }
 }
@@ -144,7 +151,10 @@ fn turn(cpu: &mut Cpu<'_>) -> Result<Turn> {
         return settle(cpu, Err(stop));
     }
     cpu.give_vapic();
-    let handled = match cpu.enter_once() {
+    cpu.offer_pv_eoi();
+    let attempt = cpu.enter_once();
+    cpu.take_pv_eoi();
+    let handled = match attempt {
         Ok(Attempt::NotNow) => Ok(Outcome::Resume),
         Ok(Attempt::Handled(handled)) => handled,
         Ok(Attempt::Exit { reason, intr_info }) => {

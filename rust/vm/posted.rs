@@ -14,6 +14,7 @@ const INIT: u64 = 1 << 2;
 const SIPI: u64 = 1 << 3;
 const SMI: u64 = 1 << 4;
 const TIMER: u64 = 1 << 5;
+const UNHALT: u64 = 1 << 6;
 const SIPI_VECTOR_SHIFT: u32 = 8;
 
 /// How an interrupt was triggered.
@@ -48,6 +49,8 @@ pub(crate) struct Signals {
     pub(crate) sipi: Option<u8>,
     /// The APIC timer's deadline passed.
     pub(crate) timer: bool,
+    /// Another vCPU wants it to leave HLT.
+    pub(crate) unhalt: bool,
 }
 
 impl Posted {
@@ -133,6 +136,11 @@ impl Posted {
         self.signals.set(TIMER);
     }
 
+    /// Posts that HLT is over.
+    pub(crate) fn post_unhalt(&self) {
+        self.signals.set(UNHALT);
+    }
+
     /// Takes the signals.
     pub(crate) fn take_signals(&self) -> Signals {
         let signals = self.signals.take();
@@ -143,6 +151,7 @@ impl Posted {
             // CAST: cut to the vector's byte.
             sipi: (signals & SIPI != 0).then_some((signals >> SIPI_VECTOR_SHIFT) as u8),
             timer: signals & TIMER != 0,
+            unhalt: signals & UNHALT != 0,
         }
     }
 }

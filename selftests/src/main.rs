@@ -50,6 +50,7 @@ mod memslot;
 mod mmio;
 mod msr;
 mod oom;
+mod paravirt;
 mod pio;
 mod real;
 mod regs;
@@ -79,6 +80,7 @@ const GROUPS: &[harness::Group] = &[
     event::GROUP,
     smm::GROUP,
     hypercall::GROUP,
+    paravirt::GROUP,
     msr::GROUP,
     host_memory::GROUP,
     dirty::GROUP,

@@ -4,6 +4,7 @@
 
 use crate::{
     arch::x86::{
+        chips::Chips,
         cpu::Cpu,
         ipi::{
             self,
@@ -132,6 +133,17 @@ pub(crate) struct Lapic {
 }
 
 impl Lapic {
+    /// Returns whether nobody but this APIC has to know of the end of the interrupt in service, so that
+    /// it can be made known later than it is.
+    pub(crate) fn ends_silently(&self, chips: &Chips) -> bool {
+        self.model
+            .silent_end()
+            .is_some_and(|vector| match self.model.config().io_apic {
+                IoApicPlace::Kernel => !chips.may_await(vector),
+                IoApicPlace::Userspace => !self.eoi_exits.vectors.contains(vector),
+            })
+    }
+
     /// Makes the local APIC of a vCPU, if `setup` says that the kernel has it.
     ///
     /// # Errors
@@ -243,6 +255,7 @@ impl Cpu<'_> {
         if signals.smi {
             self.arch.events.add_smi();
         }
+        self.arch.is_unhalted |= signals.unhalt;
         if signals.init {
             self.accept_init();
         }
@@ -350,6 +363,14 @@ impl Cpu<'_> {
         }
         if effects.mode_changed {
             self.cpuid_follows_registers();
+        }
+    }
+
+    /// Ends the interrupt in service, as an EOI does.
+    pub(crate) fn end_interrupt(&mut self) {
+        if let Some(lapic) = self.arch.lapic.as_mut() {
+            let effects = lapic.model.eoi();
+            self.carry_out(&effects);
         }
     }
 

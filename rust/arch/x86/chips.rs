@@ -208,12 +208,17 @@ impl Chips {
         self.state.lock().ioapic.forget(pin);
     }
 
+    /// Returns whether an entry of the I/O APIC may be of `vector`.
+    #[inline]
+    pub(crate) fn may_await(&self, vector: u8) -> bool {
+        self.vectors[usize::from(vector / 64)].load(Relaxed) & (1 << (vector % 64)) != 0
+    }
+
     /// Takes note that the vCPU of `index` has ended `vector`; returns the pins of the I/O APIC that
     /// it may have been of.
     #[inline]
     pub(crate) fn pins_ended(&self, index: u32, vector: u8) -> u32 {
-        let word = self.vectors[usize::from(vector / 64)].load(Relaxed);
-        if word & (1 << (vector % 64)) == 0 {
+        if !self.may_await(vector) {
             return 0;
         }
         let mut state = self.state.lock();

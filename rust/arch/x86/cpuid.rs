@@ -49,8 +49,11 @@ use burrow_sys::{
         KVM_FEATURE_CLOCKSOURCE2,
         KVM_FEATURE_CLOCKSOURCE_STABLE_BIT,
         KVM_FEATURE_NOP_IO_DELAY,
+        KVM_FEATURE_PV_EOI,
         KVM_FEATURE_PV_SCHED_YIELD,
         KVM_FEATURE_PV_SEND_IPI,
+        KVM_FEATURE_PV_TLB_FLUSH,
+        KVM_FEATURE_PV_UNHALT,
         KVM_FEATURE_STEAL_TIME, //
     },
     x86::insn, //
@@ -58,13 +61,16 @@ use burrow_sys::{
 use kernel::prelude::*;
 
 /// The paravirtual features that work: `CPUID.40000001H:EAX`. The clock by its old and new MSRs, in
-/// step on all vCPUs, no need to delay after port I/O, stolen time, and the hypercalls that send
-/// interrupts and that give way.
+/// step on all vCPUs, no need to delay after port I/O, stolen time with the TLB flushes that it allows, EOI
+/// in memory, and the hypercalls that send interrupts, that wake a vCPU and that give way.
 pub(crate) const PARAVIRT: u32 = 1 << KVM_FEATURE_CLOCKSOURCE
     | 1 << KVM_FEATURE_NOP_IO_DELAY
     | 1 << KVM_FEATURE_CLOCKSOURCE2
     | 1 << KVM_FEATURE_CLOCKSOURCE_STABLE_BIT
     | 1 << KVM_FEATURE_STEAL_TIME
+    | 1 << KVM_FEATURE_PV_EOI
+    | 1 << KVM_FEATURE_PV_UNHALT
+    | 1 << KVM_FEATURE_PV_TLB_FLUSH
     | 1 << KVM_FEATURE_PV_SEND_IPI
     | 1 << KVM_FEATURE_PV_SCHED_YIELD;
 

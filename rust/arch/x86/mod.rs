@@ -41,6 +41,7 @@ pub(crate) mod guest_mem;
 pub(crate) mod inject;
 pub(crate) mod msr;
 pub(crate) mod pml;
+pub(crate) mod pv_eoi;
 pub(crate) mod pvclock;
 pub(crate) mod reset;
 pub(crate) mod tally;

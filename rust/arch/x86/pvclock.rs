@@ -8,6 +8,7 @@
 use crate::{
     arch::x86::{
         cpu::Cpu,
+        pv_eoi::PvEoi,
         vm::Vm, //
     },
     host::host, //
@@ -15,6 +16,7 @@ use crate::{
 use burrow_core::{
     addr::Gpa,
     request::Request,
+    stats::VcpuStat,
     x86::{
         msr::Paravirt,
         pvclock::{
@@ -34,6 +36,9 @@ use burrow_core::{
             RunDelay,
             StealClock,
             StealUpdate,
+            FLUSH_TLB,
+            PREEMPTED,
+            PREEMPTED_AT,
             STEAL_SIZE,
             STEAL_VERSION, //
         }, //
@@ -89,6 +94,20 @@ pub(crate) struct PvMsrs {
     /// Userspace stopped the guest, which is to learn it with the time that is written next.
     was_stopped: bool,
     steal: StealClock,
+    /// The guest's page says that the vCPU does not run.
+    is_preempted: bool,
+    /// MSR_KVM_PV_EOI_EN.
+    pub(crate) eoi: PvEoi,
+}
+
+impl PvMsrs {
+    /// Takes the guest's pages out of use, as INIT does.
+    pub(crate) fn reset(&mut self) {
+        *self = Self {
+            wall_clock: self.wall_clock,
+            ..Self::default()
+        };
+    }
 }
 
 fn run_delay() -> RunDelay {
@@ -149,6 +168,7 @@ impl Cpu<'_> {
             Paravirt::SystemTime => Some(self.arch.paravirt.system_time),
             Paravirt::WallClock => Some(self.arch.paravirt.wall_clock),
             Paravirt::StealTime => Some(self.arch.paravirt.steal.msr()),
+            Paravirt::PvEoi => Some(self.arch.paravirt.eoi.msr),
             _ => None,
         }
     }
@@ -166,8 +186,11 @@ impl Cpu<'_> {
             }
             Paravirt::StealTime => {
                 self.arch.paravirt.steal.set_msr(value, run_delay());
+                // What a page says that was saved elsewhere is to be taken back, too.
+                self.arch.paravirt.is_preempted = true;
                 self.vcpu.shared.kick.request_quietly(Request::StealUpdate);
             }
+            Paravirt::PvEoi => self.arch.paravirt.eoi.msr = value,
             _ => return false,
         }
         true
@@ -187,6 +210,7 @@ impl Cpu<'_> {
         let Some(page) = self.arch.paravirt.steal.page() else {
             return;
         };
+        self.clear_preempted(page);
         let stolen = self.arch.paravirt.steal.advance(run_delay());
         let memory = &self.vcpu.vm.memory;
         let mut old = [0; STEAL_SIZE];
@@ -213,6 +237,50 @@ impl Cpu<'_> {
         self.arch.paravirt.was_stopped = true;
         self.vcpu.shared.kick.request_quietly(Request::ClockUpdate);
         Ok(())
+    }
+
+    /// Tells other vCPUs of the guest that this one does not run for now: they need not wait for it, nor
+    /// interrupt it to have its TLB flushed.
+    ///
+    /// # Context
+    ///
+    /// Sleeps. No instruction is half done.
+    pub(crate) fn mark_preempted(&mut self) {
+        let Some(page) = self.arch.paravirt.steal.page() else {
+            return;
+        };
+        if !self.arch.paravirt.is_preempted {
+            let at = Gpa(page.0.wrapping_add(PREEMPTED_AT));
+            let marked = self.vcpu.vm.memory.write(at, &[PREEMPTED]);
+            self.arch.paravirt.is_preempted = marked.is_ok();
+            self.vcpu.stats.inc(VcpuStat::PreemptionReported);
+        }
+    }
+
+    /// Asks for the mark to be taken back before the coming entry.
+    pub(crate) fn unmark_preempted(&self) {
+        if self.arch.paravirt.is_preempted {
+            self.vcpu.shared.kick.request_quietly(Request::StealUpdate);
+        }
+    }
+
+    /// Takes the mark back, and flushes what another vCPU wanted flushed meanwhile.
+    fn clear_preempted(&mut self, page: Gpa) {
+        if !core::mem::take(&mut self.arch.paravirt.is_preempted) {
+            return;
+        }
+        let at = Gpa(page.0.wrapping_add(PREEMPTED_AT));
+        let mut found = u64::from(PREEMPTED);
+        while let Ok(Err(other)) = self.vcpu.vm.memory.cmpxchg(at, 1, found, 0) {
+            found = other;
+        }
+        if found & u64::from(FLUSH_TLB) != 0 {
+            self.arch.vpid.request_flush();
+            if self.is_l2() {
+                // What L1 has cached is under another VPID: drop it with what it was made of.
+                self.arch.epts.request_flush();
+            }
+        }
     }
 
     /// Writes the time anew into the guest's page, if it has given one.

@@ -150,6 +150,8 @@ impl Cpu<'_> {
         self.arch.events = EventQueue::new();
         self.arch.user_interrupt = None;
         self.arch.completion = None;
+        self.arch.is_unhalted = false;
+        self.arch.paravirt.reset();
         self.arch.vpid.request_flush();
     }
 }

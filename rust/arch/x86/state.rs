@@ -201,6 +201,8 @@ pub(crate) struct VcpuArch {
     pub(crate) decoded: Option<KBox<Decoded>>,
     /// The local APIC, if the kernel has it.
     pub(crate) lapic: Option<KBox<Lapic>>,
+    /// Another vCPU has woken this one from HLT, or from the next.
+    pub(crate) is_unhalted: bool,
     /// The vector of the last start-up IPI.
     pub(crate) sipi_vector: u8,
     /// Paravirtual MSRs.
@@ -284,6 +286,7 @@ impl VcpuArch {
             replay: KBox::new(Replay::default(), GFP_KERNEL_ACCOUNT)?,
             decoded: Some(KBox::new(Decoded::new(), GFP_KERNEL_ACCOUNT)?),
             lapic: Lapic::new(options, setup, shared)?,
+            is_unhalted: false,
             sipi_vector: 0,
             paravirt: PvMsrs::default(),
             tsc: Tsc::default(),

@@ -19,6 +19,12 @@ const FLAGS: u64 = 0x3f;
 
 /// The part of `struct kvm_steal_time` that is written, in bytes: `steal`, `version`.
 pub const STEAL_SIZE: usize = 12;
+/// The offset of `preempted` in `struct kvm_steal_time`, in bytes.
+pub const PREEMPTED_AT: u64 = 16;
+/// `KVM_VCPU_PREEMPTED`: the vCPU does not run.
+pub const PREEMPTED: u8 = 1 << 0;
+/// `KVM_VCPU_FLUSH_TLB`: by another vCPU, which saw that: the TLB is to be flushed before it runs.
+pub const FLUSH_TLB: u8 = 1 << 1;
 /// The offset of `version` in `struct kvm_steal_time`, in bytes.
 pub const STEAL_VERSION: u64 = 8;
 

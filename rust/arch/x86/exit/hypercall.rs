@@ -39,7 +39,10 @@ enum Failure {
 #[inline]
 pub(super) fn is_quick(cpu: &Cpu<'_>) -> bool {
     // CAST: the low half decides.
-    !matches!(cpu.gpr(0) as u32, KVM_HC_SEND_IPI | KVM_HC_SCHED_YIELD)
+    !matches!(
+        cpu.gpr(0) as u32,
+        KVM_HC_SEND_IPI | KVM_HC_SCHED_YIELD | KVM_HC_KICK_CPU
+    )
 }
 
 /// VMCALL.
@@ -73,12 +76,25 @@ fn call(cpu: &Cpu<'_>, nr: u64, args: [u64; 4], width: Width) -> Result<u64, Fai
     match u32::try_from(nr).unwrap_or(0) {
         // The exit itself is what the caller is after.
         KVM_HC_VAPIC_POLL_IRQ => Ok(0),
+        KVM_HC_KICK_CPU if has(KVM_FEATURE_PV_UNHALT) => {
+            wake(cpu, args[1]);
+            Ok(0)
+        }
         KVM_HC_SEND_IPI if has(KVM_FEATURE_PV_SEND_IPI) => send_ipi(cpu, args, width),
         KVM_HC_SCHED_YIELD if has(KVM_FEATURE_PV_SCHED_YIELD) => {
             context::yield_now();
             Ok(0)
         }
         _ => Err(Failure::Unknown),
+    }
+}
+
+/// Wakes the vCPU with an APIC id from HLT: from the one that it is in, or else from its next.
+fn wake(cpu: &Cpu<'_>, apic_id: u64) {
+    let id = u32::try_from(apic_id).ok();
+    if let Some(vcpu) = id.and_then(|id| cpu.vcpu.vm.vcpus.find(id)) {
+        vcpu.posted.post_unhalt();
+        vcpu.kick.kick();
     }
 }
 

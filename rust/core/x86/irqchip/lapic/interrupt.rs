@@ -82,6 +82,14 @@ impl<R: RegisterPage> Lapic<R> {
         Bank::Irr.contains(&self.page, vector) || Bank::Isr.contains(&self.page, vector)
     }
 
+    /// Returns the vector in service whose end can be made known later than it is: nothing is pending that
+    /// it would let in, and no I/O APIC resends a level that is still high.
+    pub fn silent_end(&self) -> Option<u8> {
+        let vector = self.highest_isr()?;
+        let is_level = Bank::Tmr.contains(&self.page, vector);
+        (self.highest_irr().is_none() && !is_level).then_some(vector)
+    }
+
     /// Ends the highest interrupt in service, if any.
     /// SDM 3A "Signaling Interrupt Servicing Completion", 11.8.5
     pub fn eoi(&mut self) -> Effects {

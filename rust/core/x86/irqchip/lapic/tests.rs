@@ -54,6 +54,22 @@ fn msr(offset: u16) -> u32 {
     0x800 + u32::from(offset >> 4)
 }
 
+#[test]
+fn an_end_is_silent_where_nothing_waits_for_it() {
+    let mut lapic = xapic();
+    assert_eq!(lapic.silent_end(), None);
+    serve(&mut lapic, 0x41);
+    assert_eq!(lapic.silent_end(), Some(0x41));
+    lapic.accept(0x31, TriggerMode::Edge);
+    assert_eq!(lapic.silent_end(), None, "one that waits");
+    let mut lapic = xapic();
+    lapic.accept(0x41, TriggerMode::Level);
+    lapic.ack(0x41);
+    assert_eq!(lapic.silent_end(), None, "level-triggered");
+    serve(&mut lapic, 0x51);
+    assert_eq!(lapic.silent_end(), Some(0x51), "over another");
+}
+
 /// Puts `vector` in service.
 fn serve(lapic: &mut Lapic, vector: u8) {
     lapic.accept(vector, TriggerMode::Edge);
