@@ -30,6 +30,8 @@ ALLOWED = {
     ("rust/arch/x86/emulate.rs", "slice_end_index_len_fail"): CHUNK,
     ("rust/arch/x86/mmu/mod.rs", "panic_const_sub_overflow"): "`behind` is greater than `from`",
     ("rust/arch/x86/mmu/shadow.rs", "panic_const_add_overflow"): "numbers of tables and of shadows in memory",
+    ("rust/arch/x86/nested/enter.rs", "panic_bounds_check"): INDEX_OF_SLOT,
+    ("rust/arch/x86/nested/reflect.rs", "panic_bounds_check"): INDEX_OF_SLOT,
     ("rust/arch/x86/nested/invalidate.rs", "panic_bounds_check"): INDEX_OF_SLOT,
     ("rust/arch/x86/nested/leave.rs", "panic_bounds_check"): INDEX_OF_SLOT,
     ("rust/arch/x86/nested/pages.rs", "panic_bounds_check"): INDEX_OF_SLOT,

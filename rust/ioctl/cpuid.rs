@@ -75,7 +75,7 @@ pub(super) fn set_plain(cpu: &mut Cpu<'_>, arg: usize) -> Result {
         return Err(E2BIG);
     }
     let mut entries = KVec::with_capacity(count as usize, GFP_KERNEL)?;
-    for plain in uapi::read_vec::<kvm_cpuid_entry>(arg + HEADER, count as usize)? {
+    for plain in uapi::read_vec::<kvm_cpuid_entry>(uapi::field(arg, HEADER)?, count as usize)? {
         let entry = kvm_cpuid_entry2 {
             function: plain.function,
             eax: plain.eax,

@@ -138,6 +138,7 @@ impl<O: EmulOps> Cpu<'_, O> {
     /// Writes slots of `size` bytes to a stack that wraps, all checked before the first is written.
     fn write_slots(&mut self, top: u64, block: &[u8], size: usize) -> Result<(), Stop> {
         let width = self.stack_width();
+        let size = size.max(1);
         let mut offset = top;
         for slot in block.chunks(size) {
             self.probe(SegReg::Ss, offset, slot.len())?;
