@@ -14,6 +14,7 @@ use burrow_core::{
                 Params,
                 VmxCaps, //
             },
+            insn_len::ViolationLength,
             preemption_timer::{
                 self,
                 PreemptionTimer,
@@ -85,6 +86,8 @@ pub(crate) struct Host {
     turn: u32,
     /// A [`Trial`], which vCPUs of all CPUs make and settle; whose word is lost does not matter.
     trial: Atomic<u32>,
+    /// A [`ViolationLength`], which vCPUs of all CPUs try; whose word is lost does not matter.
+    violation_length: Atomic<u32>,
     /// The VPIDs of all vCPUs.
     pub(crate) vpids: Arc<Vpids>,
 }
@@ -117,6 +120,18 @@ impl Host {
             pr_info!("interrupts do not end a guest with RFLAGS.IF=0 on this CPU: its turns are bounded\n");
         }
         self.trial.store(trial.into_word(), Relaxed);
+    }
+
+    /// Returns how far it is known whether the instruction length of EPT violations is right.
+    #[inline]
+    pub(crate) fn violation_length(&self) -> ViolationLength {
+        ViolationLength::from_word(context::peek(&self.violation_length))
+    }
+
+    /// Takes note that an EPT violation `reported` a length for an instruction of `decoded` bytes.
+    pub(crate) fn note_violation_length(&self, reported: u32, decoded: u8) {
+        let known = self.violation_length().after(reported, decoded);
+        self.violation_length.store(known.into_word(), Relaxed);
     }
 }
 
@@ -215,6 +230,7 @@ pub(crate) fn init() -> Result {
             timer.turn(clock::ns_to_ticks(TURN_US * 1000, tsc_khz))
         }),
         trial: Atomic::new(Trial::NEW.into_word()),
+        violation_length: Atomic::new(violation_length().into_word()),
         vpids,
     })
 }
@@ -243,6 +259,16 @@ fn usable_timer(caps: &VmxCaps, ctls: &ControlSet, tsc_khz: u32) -> Option<Preem
         && tsc_khz != 0
         && !preemption_timer::is_broken(insn::cpuid(1, 0).eax);
     is_usable.then(|| PreemptionTimer::new(caps.misc))
+}
+
+/// Returns what is known of [`ViolationLength`] at first.
+fn violation_length() -> ViolationLength {
+    // CPUID.01H:ECX[31], which hypervisors set
+    if insn::cpuid(1, 0).ecx >> 31 != 0 {
+        ViolationLength::WRONG
+    } else {
+        ViolationLength::NEW
+    }
 }
 
 /// Makes the parameters say what is in force. Those that cannot be off are on, as the module was loaded.

@@ -38,6 +38,7 @@
 pub mod addr;
 #[macro_use]
 pub mod bits;
+pub mod device_pages;
 pub mod dirty;
 pub mod iobus;
 pub mod irqroute;

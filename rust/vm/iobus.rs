@@ -41,6 +41,17 @@ pub(crate) enum Claim {
     Taken,
     /// The access is not for this device, in a hole of it, or of a width that it does not know.
     NotMine,
+    /// The device may have to sleep for it, and was asked not to: nothing has happened.
+    NotNow,
+}
+
+/// Whether a device may sleep while it handles an access.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum May {
+    /// It may.
+    Sleep,
+    /// It must not: interrupts are off.
+    NotSleep,
 }
 
 /// What kind of device it is, as far as registering and removing it goes.
@@ -68,6 +79,24 @@ pub(crate) trait IoDevice: Send + Sync {
     /// Writes `data` at `addr`. Empty `data` stands for a write that was not decoded.
     fn write(&self, addr: BusAddr, data: &[u8]) -> Claim;
 
+    /// [`read`](Self::read) without sleep, or [`Claim::NotNow`].
+    ///
+    /// # Context
+    ///
+    /// Interrupts may be off.
+    fn read_now(&self, _addr: BusAddr, _data: &mut [u8]) -> Claim {
+        Claim::NotNow
+    }
+
+    /// [`write`](Self::write) without sleep, or [`Claim::NotNow`].
+    ///
+    /// # Context
+    ///
+    /// Interrupts may be off.
+    fn write_now(&self, _addr: BusAddr, _data: &[u8]) -> Claim {
+        Claim::NotNow
+    }
+
     /// Returns what kind it is.
     fn kind(&self) -> DeviceKind<'_> {
         DeviceKind::Model
@@ -87,13 +116,14 @@ impl<T: Clone> Table<T> {
         }
     }
 
-    /// Asks the devices that `access` may be for, in order, until `ask` says that one took it.
+    /// Asks the devices that `access` may be for, in order, while `ask` says that it is not theirs.
     #[inline]
     pub(crate) fn find(&self, access: Access, mut ask: impl FnMut(&T) -> Claim) -> Claim {
         for index in core_bus::candidates(&self.entries, access) {
             if let Some(entry) = self.entries.get(index) {
-                if ask(&entry.device) == Claim::Taken {
-                    return Claim::Taken;
+                match ask(&entry.device) {
+                    Claim::NotMine => {}
+                    claim => return claim,
                 }
             }
         }
@@ -220,28 +250,28 @@ impl IoBus {
 
     /// Lets a device read `data.len()` bytes at `addr`.
     #[inline]
-    pub(crate) fn read(&self, kind: BusKind, addr: BusAddr, data: &mut [u8]) -> Claim {
+    pub(crate) fn read(&self, kind: BusKind, addr: BusAddr, data: &mut [u8], may: May) -> Claim {
         let access = Access {
             addr,
             len: len_of(data),
         };
-        self.buses
-            .read()
-            .of(kind)
-            .find(access, |device| device.read(addr, data))
+        self.buses.read().of(kind).find(access, |device| match may {
+            May::Sleep => device.read(addr, data),
+            May::NotSleep => device.read_now(addr, data),
+        })
     }
 
     /// Lets a device have a write of `data` at `addr`.
     #[inline]
-    pub(crate) fn write(&self, kind: BusKind, addr: BusAddr, data: &[u8]) -> Claim {
+    pub(crate) fn write(&self, kind: BusKind, addr: BusAddr, data: &[u8], may: May) -> Claim {
         let access = Access {
             addr,
             len: len_of(data),
         };
-        self.buses
-            .read()
-            .of(kind)
-            .find(access, |device| device.write(addr, data))
+        self.buses.read().of(kind).find(access, |device| match may {
+            May::Sleep => device.write(addr, data),
+            May::NotSleep => device.write_now(addr, data),
+        })
     }
 
     /// Registers `device` for `range`, provided that `check` does not object to those that are

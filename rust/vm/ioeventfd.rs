@@ -52,6 +52,16 @@ impl IoDevice for Device {
         Claim::Taken
     }
 
+    fn read_now(&self, addr: BusAddr, data: &mut [u8]) -> Claim {
+        self.read(addr, data)
+    }
+
+    /// Who waits on the eventfd is woken in any context.
+    #[inline]
+    fn write_now(&self, addr: BusAddr, data: &[u8]) -> Claim {
+        self.write(addr, data)
+    }
+
     fn kind(&self) -> DeviceKind<'_> {
         DeviceKind::IoEventFd(&self.what, &self.eventfd)
     }

@@ -34,6 +34,8 @@ group!("eventfd":
     an_mmio_write_signals,
     every_length_is_matched_exactly,
     a_zero_length_matches_any_write,
+    a_zero_length_matches_whatever_writes,
+    memory_takes_the_place_of_a_zero_length,
     datamatch_wants_the_value,
     a_port_write_signals,
     mmio_and_ports_are_apart,
@@ -158,6 +160,76 @@ fn a_zero_length_matches_any_write() {
     assert_eq!(assign(&guest, &fd, MMIO, 0, 0, 0), Ok(0));
     guest.run_to_hlt();
     assert_eq!(take(&fd), 4);
+}
+
+fn a_zero_length_matches_whatever_writes() {
+    let guest = Guest::new(
+        Mode::Long,
+        code!(
+            64,
+            "mov ebx, 0x10000000",
+            "mov ebp, 3",
+            "xor ecx, ecx",
+            "2:",
+            "mov [rbx], al",
+            "inc ecx",
+            "mov dword ptr [rbx], 5",
+            "inc ecx",
+            "mov [0x10000000], rax",
+            "inc ecx",
+            "mov qword ptr fs:[rbx + rbp * 8 + 0x1000], 5",
+            "inc ecx",
+            "mov edi, ebx",
+            "stosb",
+            "inc ecx",
+            "lea rsp, [rbx + 8]",
+            "push rax",
+            "inc ecx",
+            "dec ebp",
+            "jnz 2b",
+            "mov esp, 0x8000",
+            "hlt"
+        ),
+    );
+    let (fd, other) = (eventfd(), eventfd());
+    assert_eq!(assign(&guest, &fd, MMIO, 0, 0, 0), Ok(0));
+    for place in 1..=3 {
+        assert_eq!(
+            assign(&guest, &other, MMIO + 0x1000 + 8 * place, 0, 0, 0),
+            Ok(0)
+        );
+    }
+    guest.run_to_hlt();
+    assert_eq!(guest.cpu().regs().rcx, 18, "each instruction once");
+    assert_eq!((take(&fd), take(&other)), (15, 3));
+}
+
+fn memory_takes_the_place_of_a_zero_length() {
+    let guest = Guest::new(
+        Mode::Long,
+        code!(
+            64,
+            "mov ebx, 0x10000000",
+            "2:",
+            "mov [rbx], eax",
+            "inc eax",
+            "mov [rbx], eax",
+            "inc eax",
+            "out 0xe1, al",
+            "jmp 2b"
+        ),
+    );
+    let fd = eventfd();
+    assert_eq!(assign(&guest, &fd, MMIO, 0, 0, 0), Ok(0));
+    let memory = Memory::new(PAGE as usize);
+    guest.run_to_done();
+    assert_eq!(take(&fd), 2);
+    assert_eq!(guest.vm.set_slot(1, 0, MMIO, PAGE, memory.hva()), Ok(0));
+    let written = (guest.run_to_done() - 1) as u8;
+    assert_eq!((take(&fd), memory.read::<u8>(0)), (0, written));
+    assert_eq!(guest.vm.set_slot(1, 0, MMIO, 0, memory.hva()), Ok(0));
+    guest.run_to_done();
+    assert_eq!((take(&fd), memory.read::<u8>(0)), (2, written));
 }
 
 fn datamatch_wants_the_value() {

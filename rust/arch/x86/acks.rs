@@ -228,6 +228,11 @@ impl Acks {
         value
     }
 
+    /// Reads a register of the 8259A pair, unless that has effects.
+    pub(crate) fn peek_pic(&self, port: Port) -> Option<u8> {
+        self.chips.peek_pic(port)
+    }
+
     /// Writes a register of the 8259A pair.
     pub(crate) fn write_pic(&self, port: Port, value: u8) {
         let effects = self.chips.write_pic(port, value);

@@ -48,6 +48,11 @@ impl IoDevice for IoapicDevice {
         Claim::Taken
     }
 
+    /// Reading has no effects.
+    fn read_now(&self, addr: BusAddr, data: &mut [u8]) -> Claim {
+        self.read(addr, data)
+    }
+
     fn write(&self, addr: BusAddr, data: &[u8]) -> Claim {
         let mut value = [0; 4];
         for (to, from) in value.iter_mut().zip(data) {
@@ -74,6 +79,20 @@ impl IoDevice for PicDevice {
             wide => wide.fill(0),
         }
         Claim::Taken
+    }
+
+    /// But for a poll, reading has no effects.
+    fn read_now(&self, addr: BusAddr, data: &mut [u8]) -> Claim {
+        let (Some(port), [byte]) = (Port::at(addr.0), data) else {
+            return Claim::NotNow;
+        };
+        match self.acks.peek_pic(port) {
+            Some(value) => {
+                *byte = value;
+                Claim::Taken
+            }
+            None => Claim::NotNow,
+        }
     }
 
     fn write(&self, addr: BusAddr, data: &[u8]) -> Claim {

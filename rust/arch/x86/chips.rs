@@ -152,6 +152,11 @@ impl Chips {
         self.with_pic(|pic| pic.read(port))
     }
 
+    /// Reads a register of the 8259A pair, unless that has effects.
+    pub(crate) fn peek_pic(&self, port: Port) -> Option<u8> {
+        self.state.lock().pic.peek(port)
+    }
+
     /// Writes a register of the 8259A pair.
     pub(crate) fn write_pic(&self, port: Port, value: u8) -> pic::Effects {
         self.with_pic(|pic| pic.write(port, value))

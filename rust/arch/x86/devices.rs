@@ -7,7 +7,10 @@ use crate::{
         cpu::Cpu,
         outcome::Direction, //
     },
-    vm::iobus::Claim, //
+    vm::iobus::{
+        Claim,
+        May, //
+    }, //
 };
 use burrow_core::{
     addr::Gpa,
@@ -27,16 +30,29 @@ impl Cpu<'_> {
         data: &mut [u8],
         direction: Direction,
     ) -> bool {
-        let is_done = self.ask_bus(BusKind::Pio, BusAddr(port.into()), data, direction);
-        let access = match direction {
-            // Not done: traced when userspace has answered.
-            Direction::Read if !is_done => return false,
-            Direction::Read => trace::Access::Read,
-            Direction::Write => trace::Access::Write,
+        self.ask_ports(port, data, direction, May::Sleep) == Claim::Taken
+    }
+
+    /// Lets a device in the kernel handle port I/O; returns what it said.
+    #[inline]
+    pub(crate) fn ask_ports(
+        &self,
+        port: u16,
+        data: &mut [u8],
+        direction: Direction,
+        may: May,
+    ) -> Claim {
+        let claim = self.ask_bus(BusKind::Pio, BusAddr(port.into()), data, direction, may);
+        let access = match (direction, claim) {
+            (_, Claim::NotNow) => return claim,
+            // Traced when userspace has answered.
+            (Direction::Read, Claim::NotMine) => return claim,
+            (Direction::Read, Claim::Taken) => trace::Access::Read,
+            (Direction::Write, _) => trace::Access::Write,
         };
         // CAST: at most 4 bytes.
         trace::kvm_pio(access, port, data.len() as u32, 1, value_of(data) as u32);
-        is_done
+        claim
     }
 
     /// Lets a device in the kernel handle MMIO, the vCPU's own local APIC before the VM's; returns
@@ -49,7 +65,7 @@ impl Cpu<'_> {
         direction: Direction,
     ) -> bool {
         let is_done = self.lapic_mmio(gpa, data, direction)
-            || self.ask_bus(BusKind::Mmio, gpa.into(), data, direction);
+            || self.ask_bus(BusKind::Mmio, gpa.into(), data, direction, May::Sleep) == Claim::Taken;
         let (what, value) = match direction {
             Direction::Write => (trace::Mmio::Write, value_of(data)),
             Direction::Read if is_done => (trace::Mmio::Read, value_of(data)),
@@ -61,9 +77,11 @@ impl Cpu<'_> {
     }
 
     /// Lets an ioeventfd of length 0 at `gpa` take a write that was not decoded; returns whether there is
-    /// one.
-    pub(crate) fn signal_fast_mmio(&mut self, gpa: Gpa) -> bool {
-        let is_done = self.ask_bus(BusKind::Mmio, gpa.into(), &mut [], Direction::Write);
+    /// one. Nothing else takes such a write, and none of them sleeps.
+    pub(crate) fn signal_fast_mmio(&self, gpa: Gpa) -> bool {
+        let (kind, nothing) = (BusKind::Mmio, &mut []);
+        let claim = self.ask_bus(kind, gpa.into(), nothing, Direction::Write, May::NotSleep);
+        let is_done = claim == Claim::Taken;
         if is_done {
             trace::kvm_fast_mmio(gpa.0);
         }
@@ -84,13 +102,19 @@ impl Cpu<'_> {
     }
 
     #[inline]
-    fn ask_bus(&self, kind: BusKind, addr: BusAddr, data: &mut [u8], direction: Direction) -> bool {
+    fn ask_bus(
+        &self,
+        kind: BusKind,
+        addr: BusAddr,
+        data: &mut [u8],
+        direction: Direction,
+        may: May,
+    ) -> Claim {
         let devices = &self.vcpu.vm.devices;
-        let claim = match direction {
-            Direction::Read => devices.read(kind, addr, data),
-            Direction::Write => devices.write(kind, addr, data),
-        };
-        claim == Claim::Taken
+        match direction {
+            Direction::Read => devices.read(kind, addr, data, may),
+            Direction::Write => devices.write(kind, addr, data, may),
+        }
     }
 }
 

@@ -269,6 +269,8 @@ impl Ops<'_, '_> {
             .filter(|k| k.is_write && k.is_device)
         {
             if self.cpu.signal_fast_mmio(known.gpa) {
+                let reported = self.cpu.vmcs().get(VM_EXIT_INSTRUCTION_LEN);
+                self.cpu.host.note_violation_length(reported, insn.len);
                 let next = self.cpu.rip().wrapping_add(insn.len.into());
                 let is_long = insn.code_size == CodeSize::Bits64;
                 self.cpu

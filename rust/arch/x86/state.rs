@@ -26,6 +26,7 @@ use crate::{
 };
 use burrow_core::{
     addr::Gpa,
+    device_pages::DevicePages,
     vpid,
     x86::{
         emulate::Decoded,
@@ -199,6 +200,8 @@ pub(crate) struct VcpuArch {
     pub(crate) replay: KBox<Replay>,
     /// Instructions that the emulator has decoded; away while it works.
     pub(crate) decoded: Option<KBox<Decoded>>,
+    /// Pages that are known to be devices'.
+    pub(crate) device_pages: DevicePages,
     /// The local APIC, if the kernel has it.
     pub(crate) lapic: Option<KBox<Lapic>>,
     /// Another vCPU has woken this one from HLT, or from the next.
@@ -285,6 +288,7 @@ impl VcpuArch {
             completion_rip: 0,
             replay: KBox::new(Replay::default(), GFP_KERNEL_ACCOUNT)?,
             decoded: Some(KBox::new(Decoded::new(), GFP_KERNEL_ACCOUNT)?),
+            device_pages: DevicePages::default(),
             lapic: Lapic::new(options, setup, shared)?,
             is_unhalted: false,
             sipi_vector: 0,

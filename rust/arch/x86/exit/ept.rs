@@ -28,6 +28,7 @@ use burrow_core::{
     },
 };
 use burrow_sys::trace;
+use kernel::error::Error;
 
 /// Handles an EPT violation.
 pub(super) fn violation(cpu: &mut Cpu<'_>) -> Handled {
@@ -42,7 +43,7 @@ pub(super) fn violation(cpu: &mut Cpu<'_>) -> Handled {
         Access::Read
     };
     trace::kvm_page_fault(cpu.vcpu.shared.id, gpa.0, qualification.0, || cpu.rip());
-    let fault = cpu.memory().fault(gpa, access)?;
+    let fault = cpu.fault(gpa, access)?;
     cpu.note_fault(&fault);
     match fault {
         // A signal is seen by the run loop.
@@ -83,7 +84,49 @@ fn known_access(
     })
 }
 
+/// Signals the ioeventfd of length 0 that the exit's write is for, where nothing needs to be known of the
+/// instruction but its length, and that is known; returns whether there is one. Else nothing has happened.
+///
+/// It takes any write at its address, so that neither the value nor the width is looked at.
+pub(super) fn fast_mmio(cpu: &Cpu<'_>) -> bool {
+    let qualification = EptViolation(cpu.qualification());
+    let is_write = qualification.write() && !qualification.read();
+    let is_plain =
+        qualification.linear_valid() && qualification.is_final() && !qualification.nmi_unblocking();
+    if !(is_write && is_plain) {
+        return false;
+    }
+    let vmcs = cpu.vmcs();
+    let gpa = Gpa(vmcs.get(GUEST_PHYSICAL_ADDRESS));
+    let epoch = cpu.memory().epoch();
+    if !cpu.arch.device_pages.has(gpa.gfn(), epoch) {
+        return false;
+    }
+    let length = vmcs.get(VM_EXIT_INSTRUCTION_LEN);
+    let is_delivery = EventInfo(vmcs.get(IDT_VECTORING_INFO_FIELD)).valid();
+    !is_delivery && cpu.host.violation_length().is_good(length) && cpu.signal_fast_mmio(gpa)
+}
+
 impl Cpu<'_> {
+    /// Maps `gpa` for `access`, unless it is known that no memory is there.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` when there is no memory for a table.
+    fn fault(&mut self, gpa: Gpa, access: Access) -> Result<Fault, Error> {
+        let memory = self.memory();
+        // Before the slots: what is remembered does not hold any more if they change meanwhile.
+        let epoch = memory.epoch();
+        if self.arch.device_pages.has(gpa.gfn(), epoch) {
+            return Ok(Fault::Mmio);
+        }
+        let fault = memory.fault(gpa, access)?;
+        if fault == Fault::Mmio {
+            self.arch.device_pages.remember(gpa.gfn(), epoch);
+        }
+        Ok(fault)
+    }
+
     /// Handles an access to memory that no slot backs, at `gpa` of L1: a device.
     pub(crate) fn emulate_mmio(&mut self, gpa: Gpa, known: Option<KnownAccess>) -> Handled {
         let vectoring = EventInfo(self.vmcs().get(IDT_VECTORING_INFO_FIELD));

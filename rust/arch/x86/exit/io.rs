@@ -2,16 +2,22 @@
 
 //! Port I/O.
 
-use crate::arch::x86::{
-    cpu::Cpu,
-    options::Quirk,
-    outcome::{
-        Direction,
-        Handled,
-        Outcome,
-        UserExit, //
+use crate::{
+    arch::x86::{
+        cpu::Cpu,
+        options::Quirk,
+        outcome::{
+            Direction,
+            Handled,
+            Outcome,
+            UserExit, //
+        },
+        state::Completion, //
     },
-    state::Completion, //
+    vm::iobus::{
+        Claim,
+        May, //
+    },
 };
 use burrow_core::x86::vmx::exit::IoAccess;
 
@@ -20,24 +26,43 @@ const PORT_7E: u16 = 0x7e;
 
 /// Handles IN, OUT, INS and OUTS.
 pub(super) fn access(cpu: &mut Cpu<'_>) -> Handled {
-    let access = IoAccess(cpu.qualification());
-    if access.is_string() {
-        return cpu.emulate_current(None);
-    }
-    let (port, size) = (access.port(), access.size_bytes());
-    if access.is_in() {
-        input(cpu, port, size)
-    } else {
-        output(cpu, port, size)
-    }
+    // `None` is for devices that must not sleep.
+    simple_access(cpu, May::Sleep).unwrap_or_else(|| cpu.emulate_current(None))
 }
 
-fn input(cpu: &mut Cpu<'_>, port: u16, size: u8) -> Handled {
-    let mut data = [0; 4];
-    if cpu.pio_in_kernel(port, &mut data[..usize::from(size)], Direction::Read) {
-        cpu.set_accumulator(size, u32::from_le_bytes(data));
-        return Ok(Outcome::Skip);
+/// Handles IN and OUT, or returns `None`, and nothing has happened: for INS and OUTS, and where a device
+/// would have to sleep that must not.
+#[inline]
+pub(super) fn simple_access(cpu: &mut Cpu<'_>, may: May) -> Option<Handled> {
+    let access = IoAccess(cpu.qualification());
+    if access.is_string() {
+        return None;
     }
+    let (port, size) = (access.port(), access.size_bytes());
+    Some(if access.is_in() {
+        let mut data = [0; 4];
+        let data_in = &mut data[..usize::from(size)];
+        match cpu.ask_ports(port, data_in, Direction::Read, may) {
+            Claim::Taken => {
+                cpu.set_accumulator(size, u32::from_le_bytes(data));
+                Ok(Outcome::Skip)
+            }
+            Claim::NotMine => input_from_user(cpu, port, size),
+            Claim::NotNow => return None,
+        }
+    } else {
+        // CAST: the accumulator's low 32 bits at most.
+        let mut data = (cpu.gpr(0) as u32).to_le_bytes();
+        let data = &mut data[..usize::from(size)];
+        match cpu.ask_ports(port, data, Direction::Write, may) {
+            Claim::Taken => Ok(Outcome::Skip),
+            Claim::NotMine => output_to_user(cpu, port, data),
+            Claim::NotNow => return None,
+        }
+    })
+}
+
+fn input_from_user(cpu: &mut Cpu<'_>, port: u16, size: u8) -> Handled {
     cpu.arch.completion = Some(Completion::In { port, size });
     cpu.vcpu.pages.pio.write::<u32>(0, 0);
     Ok(Outcome::ToUser(UserExit::Io {
@@ -48,13 +73,7 @@ fn input(cpu: &mut Cpu<'_>, port: u16, size: u8) -> Handled {
     }))
 }
 
-fn output(cpu: &mut Cpu<'_>, port: u16, size: u8) -> Handled {
-    // CAST: the accumulator's low 32 bits at most.
-    let mut data = (cpu.gpr(0) as u32).to_le_bytes();
-    let data = &mut data[..usize::from(size)];
-    if cpu.pio_in_kernel(port, data, Direction::Write) {
-        return Ok(Outcome::Skip);
-    }
+fn output_to_user(cpu: &mut Cpu<'_>, port: u16, data: &[u8]) -> Handled {
     if port == PORT_7E && cpu.vcpu.vm.options.has_quirk(Quirk::Out7eIncRip) {
         cpu.skip_instruction();
     } else {
@@ -64,7 +83,8 @@ fn output(cpu: &mut Cpu<'_>, port: u16, size: u8) -> Handled {
     Ok(Outcome::ToUser(UserExit::Io {
         direction: Direction::Write,
         port,
-        size,
+        // CAST: at most 4.
+        size: data.len() as u8,
         count: 1,
     }))
 }

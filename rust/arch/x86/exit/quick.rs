@@ -11,17 +11,22 @@
 //! the run loop only where events are to be chosen.
 
 use super::{
+    ept,
     hypercall,
+    io,
     misc,
     msr, //
 };
-use crate::arch::x86::{
-    cpu::Cpu,
-    outcome::{
-        Handled,
-        Outcome,
-        Stop, //
+use crate::{
+    arch::x86::{
+        cpu::Cpu,
+        outcome::{
+            Handled,
+            Outcome,
+            Stop, //
+        },
     },
+    vm::iobus::May, //
 };
 use burrow_core::x86::{
     msr::index,
@@ -69,6 +74,8 @@ pub(crate) fn handle(
     }
     const CPUID: u32 = ExitReason::Cpuid as u32;
     const VMCALL: u32 = ExitReason::Vmcall as u32;
+    const EPT_VIOLATION: u32 = ExitReason::EptViolation as u32;
+    const IO: u32 = ExitReason::IoInstruction as u32;
     const RDMSR: u32 = ExitReason::MsrRead as u32;
     const WRMSR: u32 = ExitReason::MsrWrite as u32;
     const VMREAD: u32 = ExitReason::Vmread as u32;
@@ -77,6 +84,11 @@ pub(crate) fn handle(
     let handled = match word.0 {
         CPUID => misc::cpuid(cpu),
         VMCALL if hypercall::is_quick(cpu) => hypercall::hypercall(cpu),
+        EPT_VIOLATION if ept::fast_mmio(cpu) => Ok(Outcome::Skip),
+        IO => match io::simple_access(cpu, May::NotSleep) {
+            Some(handled) => handled,
+            None => return Quick::No,
+        },
         RDMSR if !cpu.has_msr_filter() => msr::rdmsr(cpu),
         WRMSR if !cpu.has_msr_filter() => match write_apic_msr(cpu) {
             Quick::Done => Ok(Outcome::Skip),

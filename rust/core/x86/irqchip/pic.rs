@@ -53,6 +53,12 @@ impl Port {
             _ => return None,
         })
     }
+
+    /// Returns whose register it is.
+    const fn chip(self) -> Chip {
+        let (Self::Command(chip) | Self::Data(chip) | Self::Elcr(chip)) = self;
+        chip
+    }
 }
 
 /// `struct kvm_pic_state`: one controller. Any bytes are a state.
@@ -377,6 +383,13 @@ impl Pic {
         self.output
     }
 
+    fn chip(&self, chip: Chip) -> &PicState {
+        match chip {
+            Chip::Master => &self.master,
+            Chip::Slave => &self.slave,
+        }
+    }
+
     fn chip_mut(&mut self, chip: Chip) -> &mut PicState {
         match chip {
             Chip::Master => &mut self.master,
@@ -475,19 +488,22 @@ impl Pic {
 
     /// Reads a register; after a poll command, any but the ELCR is the poll.
     pub fn read(&mut self, port: Port) -> (u8, Effects) {
-        let (Port::Command(chip) | Port::Data(chip) | Port::Elcr(chip)) = port;
-        let is_elcr = matches!(port, Port::Elcr(_));
-        let state = self.chip_mut(chip);
-        if state.poll != 0 && !is_elcr {
-            return self.poll(chip);
+        match self.peek(port) {
+            Some(value) => (value, Effects::default()),
+            None => self.poll(port.chip()),
         }
-        let value = match port {
-            Port::Command(_) if state.read_reg_select != 0 => state.isr,
-            Port::Command(_) => state.irr,
-            Port::Data(_) => state.imr,
-            Port::Elcr(_) => state.elcr,
-        };
-        (value, Effects::default())
+    }
+
+    /// Reads a register, unless the read is a poll, which alone has effects.
+    pub fn peek(&self, port: Port) -> Option<u8> {
+        let state = self.chip(port.chip());
+        match port {
+            Port::Elcr(_) => Some(state.elcr),
+            Port::Command(_) | Port::Data(_) if state.poll != 0 => None,
+            Port::Command(_) if state.read_reg_select != 0 => Some(state.isr),
+            Port::Command(_) => Some(state.irr),
+            Port::Data(_) => Some(state.imr),
+        }
     }
 
     /// An acknowledgement by reading. 8259A: "Poll Command".

@@ -8,5 +8,6 @@ pub mod ctls;
 pub mod exit;
 pub mod field;
 pub mod insn;
+pub mod insn_len;
 pub mod pml;
 pub mod preemption_timer;

@@ -251,6 +251,23 @@ fn an_interrupt_that_went_away_is_the_spurious_one() {
 }
 
 #[test]
+fn a_read_without_effects_is_any_but_a_poll() {
+    let mut pic = pc();
+    pulse(&mut pic, 6);
+    let _ = write(&mut pic, Port::Data(Chip::Master), 0x85);
+    for port in [MASTER, Port::Data(Chip::Master), Port::Elcr(Chip::Master)] {
+        assert_eq!(pic.peek(port), Some(pic.read(port).0), "{port:?}");
+    }
+    assert_eq!(pic.peek(Port::Data(Chip::Master)), Some(0x85));
+    let _ = write(&mut pic, MASTER, POLL);
+    assert_eq!(pic.peek(MASTER), None);
+    assert_eq!(pic.peek(Port::Data(Chip::Master)), None);
+    assert_eq!(pic.peek(Port::Elcr(Chip::Master)), Some(0));
+    assert_eq!(pic.read(MASTER).0, 0x86);
+    assert_eq!(pic.peek(Port::Data(Chip::Master)), Some(0x85));
+}
+
+#[test]
 fn poll_acknowledges_by_reading() {
     let mut pic = pc();
     pulse(&mut pic, 6);
