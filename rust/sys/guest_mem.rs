@@ -102,6 +102,44 @@ pub fn read_word(hva: Hva, size: u32) -> Result<u64> {
     Ok(word)
 }
 
+/// A word in the current address space, and what is expected there.
+#[derive(Clone, Copy, Default)]
+#[repr(transparent)]
+pub struct UserWord(bindings::burrow_user_word);
+
+impl UserWord {
+    /// Expects `value` at `hva`, a multiple of 8.
+    pub fn new(hva: Hva, value: u64) -> Self {
+        Self(bindings::burrow_user_word { hva: hva.0, value })
+    }
+}
+
+/// Reads 16 bytes at `hva`, if `words` are as expected. Returns `None` if one is not, or where something
+/// is not in memory right now.
+///
+/// # Context
+///
+/// Any in which the address space is the current one; interrupts may be off.
+#[inline]
+pub fn peek_if(words: &[UserWord], hva: Hva) -> Option<[u8; 16]> {
+    let mut to = [0u64; 2];
+    // SAFETY:
+    // 1. `words` are structures of C's, by `repr(transparent)`, as many as is said.
+    // 2. `to` has two words, to be written.
+    // 3. The C side checks the user ranges and does not sleep on faults.
+    let is_there = unsafe {
+        bindings::burrow_peek_user(
+            words.as_ptr().cast(),
+            // CAST: a walk has a few entries.
+            words.len() as u32,
+            hva.0 as usize,
+            to.as_mut_ptr(),
+        )
+    };
+    let [low, high] = to;
+    is_there.then(|| (u128::from(low) | u128::from(high) << 64).to_le_bytes())
+}
+
 /// Copies bytes into the current address space.
 ///
 /// # Context

@@ -136,6 +136,40 @@ int burrow_read_user(unsigned long hva, unsigned int size, u64 *to)
 	return err;
 }
 
+bool burrow_peek_user(const struct burrow_user_word *words, unsigned int nr, unsigned long from,
+		      u64 to[2])
+{
+	const u64 __user *at = (const u64 __user *)from;
+	unsigned int i;
+
+	for (i = 0; i < nr; i++) {
+		if (!access_ok((const void __user *)words[i].hva, sizeof(u64)))
+			return false;
+	}
+	pagefault_disable();
+	/* It is the barrier for the checks above, too. */
+	if (!user_read_access_begin(at, 2 * sizeof(u64)))
+		goto out;
+	for (i = 0; i < nr; i++) {
+		u64 word;
+
+		unsafe_get_user(word, (const u64 __user *)words[i].hva, fault);
+		if (word != words[i].value)
+			goto fault;
+	}
+	unsafe_get_user(to[0], at, fault);
+	unsafe_get_user(to[1], at + 1, fault);
+	user_read_access_end();
+	pagefault_enable();
+	return true;
+
+fault:
+	user_read_access_end();
+out:
+	pagefault_enable();
+	return false;
+}
+
 #define CMPXCHG_CASE(type)						\
 	case sizeof(type): {						\
 		type found = *old;					\

@@ -68,6 +68,29 @@ bool burrow_is_device_frame(u64 pfn);
 int burrow_read_user(unsigned long hva, unsigned int size, u64 *to);
 
 /**
+ * struct burrow_user_word - a word in the current address space, and what is expected there
+ * @hva: its address, a multiple of 8
+ * @value: what is expected
+ */
+struct burrow_user_word {
+	u64 hva;
+	u64 value;
+};
+
+/**
+ * burrow_peek_user() - read 16 bytes if some words hold what is expected, without sleep
+ * @words: the words
+ * @nr: how many there are
+ * @from: the address of the bytes
+ * @to: the bytes
+ *
+ * Context: any in which the address space is the current one; what is not there is not brought in.
+ * Return: whether all of it is there, and as expected.
+ */
+bool burrow_peek_user(const struct burrow_user_word *words, unsigned int nr, unsigned long from,
+		      u64 to[2]);
+
+/**
  * burrow_cmpxchg_user() - compare and exchange in the current address space
  * @hva: the address, a multiple of @size
  * @size: 1, 2, 4 or 8 bytes

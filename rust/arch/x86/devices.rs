@@ -22,17 +22,6 @@ use burrow_core::{
 use burrow_sys::trace;
 
 impl Cpu<'_> {
-    /// Lets a device in the kernel handle port I/O; returns whether one did.
-    #[inline]
-    pub(crate) fn pio_in_kernel(
-        &mut self,
-        port: u16,
-        data: &mut [u8],
-        direction: Direction,
-    ) -> bool {
-        self.ask_ports(port, data, direction, May::Sleep) == Claim::Taken
-    }
-
     /// Lets a device in the kernel handle port I/O; returns what it said.
     #[inline]
     pub(crate) fn ask_ports(
@@ -55,25 +44,30 @@ impl Cpu<'_> {
         claim
     }
 
-    /// Lets a device in the kernel handle MMIO, the vCPU's own local APIC before the VM's; returns
-    /// whether one did.
+    /// Lets a device in the kernel handle MMIO, the vCPU's own local APIC before the VM's; returns what it
+    /// said. The local APIC never sleeps.
     #[inline]
-    pub(crate) fn mmio_in_kernel(
+    pub(crate) fn ask_mmio(
         &mut self,
         gpa: Gpa,
         data: &mut [u8],
         direction: Direction,
-    ) -> bool {
-        let is_done = self.lapic_mmio(gpa, data, direction)
-            || self.ask_bus(BusKind::Mmio, gpa.into(), data, direction, May::Sleep) == Claim::Taken;
-        let (what, value) = match direction {
-            Direction::Write => (trace::Mmio::Write, value_of(data)),
-            Direction::Read if is_done => (trace::Mmio::Read, value_of(data)),
-            Direction::Read => (trace::Mmio::UnsatisfiedRead, 0),
+        may: May,
+    ) -> Claim {
+        let claim = if self.lapic_mmio(gpa, data, direction) {
+            Claim::Taken
+        } else {
+            self.ask_bus(BusKind::Mmio, gpa.into(), data, direction, may)
+        };
+        let (what, value) = match (direction, claim) {
+            (_, Claim::NotNow) => return claim,
+            (Direction::Write, _) => (trace::Mmio::Write, value_of(data)),
+            (Direction::Read, Claim::Taken) => (trace::Mmio::Read, value_of(data)),
+            (Direction::Read, Claim::NotMine) => (trace::Mmio::UnsatisfiedRead, 0),
         };
         // CAST: at most 8 bytes.
         trace::kvm_mmio(what, data.len() as u32, gpa.0, value);
-        is_done
+        claim
     }
 
     /// Lets an ioeventfd of length 0 at `gpa` take a write that was not decoded; returns whether there is

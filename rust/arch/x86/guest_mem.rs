@@ -46,9 +46,9 @@ enum Access12 {
 }
 
 /// The guest's paging structures, in its memory; for L2, in what L1 gives it as memory.
-struct Tables<'a, 'b> {
+pub(crate) struct Tables<'a, 'b> {
     cpu: &'a mut Cpu<'b>,
-    entries: GuestEntries<'b>,
+    pub(crate) entries: GuestEntries<'b>,
 }
 
 impl GuestMem for Tables<'_, '_> {
@@ -97,8 +97,17 @@ impl From<WalkError<EptFault>> for LinearError {
     }
 }
 
+impl<'b> Cpu<'b> {
+    /// Returns the guest's paging structures.
+    pub(crate) fn tables(&mut self) -> Tables<'_, 'b> {
+        let entries = self.memory().entries();
+        Tables { cpu: self, entries }
+    }
+}
+
 impl Cpu<'_> {
-    fn paging(&self) -> Paging {
+    /// Returns what translations depend on, but for the paging structures.
+    pub(crate) fn paging(&self) -> Paging {
         let (cr0, cr4, efer) = (self.cr0(), self.cr4(), self.efer());
         let mode = match (cr0.pg(), efer.lma(), cr4.pae()) {
             (false, _, _) => Mode::Off,
@@ -156,9 +165,7 @@ impl Cpu<'_> {
     ) -> Result<Translation, LinearError> {
         let paging = self.paging();
         let access = Access { kind, privilege };
-        let entries = self.memory().entries();
-        let mut tables = Tables { cpu: self, entries };
-        let mut translation = walk::translate(&mut tables, &paging, gva, access)?;
+        let mut translation = walk::translate(&mut self.tables(), &paging, gva, access)?;
         let rights = match kind {
             Kind::Read => Rights12::Read,
             Kind::Write => Rights12::Write,

@@ -32,6 +32,7 @@ pub(crate) mod smm;
 pub(crate) mod mmu;
 
 pub(crate) mod apic;
+pub(crate) mod code;
 pub(crate) mod control;
 pub(crate) mod cpuid;
 pub(crate) mod debug;

@@ -65,6 +65,12 @@ impl<'a> Cpu<'a> {
             false => &vm.memory,
         }
     }
+
+    /// Names the epoch of that memory, apart from those of the other: see [`GuestMemory::epoch`].
+    #[inline]
+    pub(crate) fn memory_epoch(&self) -> u64 {
+        (self.memory().epoch() << 1) | u64::from(self.is_smm())
+    }
 }
 
 impl Cpu<'_> {

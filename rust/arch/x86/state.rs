@@ -5,6 +5,7 @@
 use crate::{
     arch::x86::{
         apic::Lapic,
+        code::CodePage,
         cpuid::Cpuid,
         emulate::Replay,
         msr,
@@ -200,6 +201,8 @@ pub(crate) struct VcpuArch {
     pub(crate) replay: KBox<Replay>,
     /// Instructions that the emulator has decoded; away while it works.
     pub(crate) decoded: Option<KBox<Decoded>>,
+    /// Where code was fetched from last.
+    pub(crate) code_page: Option<CodePage>,
     /// Pages that are known to be devices'.
     pub(crate) device_pages: DevicePages,
     /// The local APIC, if the kernel has it.
@@ -288,6 +291,7 @@ impl VcpuArch {
             completion_rip: 0,
             replay: KBox::new(Replay::default(), GFP_KERNEL_ACCOUNT)?,
             decoded: Some(KBox::new(Decoded::new(), GFP_KERNEL_ACCOUNT)?),
+            code_page: None,
             device_pages: DevicePages::default(),
             lapic: Lapic::new(options, setup, shared)?,
             is_unhalted: false,

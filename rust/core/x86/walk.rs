@@ -8,6 +8,8 @@
 //!
 //! Whether the address is canonical, or within its segment, was decided before.
 
+pub mod memo;
+
 use super::ept::address_bits;
 use crate::addr::Gpa;
 use crate::addr::Gva;

@@ -4,7 +4,6 @@
 
 use crate::arch::x86::{
     cpu::Cpu,
-    emulate::KnownAccess,
     mmu::Fault,
     outcome::{
         Handled,
@@ -14,11 +13,13 @@ use crate::arch::x86::{
 };
 use burrow_core::{
     addr::{
+        Gfn,
         Gpa,
         Gva, //
     },
     outcome::Bug,
     x86::{
+        emulate::KnownAccess,
         event::EventInfo,
         tdp::Access,
         vmx::{
@@ -72,8 +73,7 @@ fn known_access(
     gpa: Gpa,
     is_device: bool,
 ) -> Option<KnownAccess> {
-    let is_data = qualification.read() != qualification.write() && !qualification.fetch();
-    if !(qualification.linear_valid() && qualification.is_final() && is_data) || cpu.cpl() == 3 {
+    if !is_plain(qualification) || cpu.cpl() == 3 {
         return None;
     }
     Some(KnownAccess {
@@ -84,43 +84,74 @@ fn known_access(
     })
 }
 
-/// Signals the ioeventfd of length 0 that the exit's write is for, where nothing needs to be known of the
-/// instruction but its length, and that is known; returns whether there is one. Else nothing has happened.
+/// What became of an access to a device that is handled right after the exit.
+pub(super) enum AtOnce {
+    /// Nothing yet: it takes more than can be done now.
+    No,
+    /// An ioeventfd has it, whatever the instruction is, which is still to be stepped over.
+    Signalled,
+    /// The instruction was emulated.
+    Emulated(Handled),
+}
+
+/// Handles an access to a page that is known to be a device's, where that takes no sleep.
 ///
-/// It takes any write at its address, so that neither the value nor the width is looked at.
-pub(super) fn fast_mmio(cpu: &Cpu<'_>) -> bool {
+/// # Context
+///
+/// Interrupts may be off. L1 runs.
+pub(super) fn at_once(cpu: &mut Cpu<'_>) -> AtOnce {
     let qualification = EptViolation(cpu.qualification());
-    let is_write = qualification.write() && !qualification.read();
-    let is_plain =
-        qualification.linear_valid() && qualification.is_final() && !qualification.nmi_unblocking();
-    if !(is_write && is_plain) {
-        return false;
+    let gpa = Gpa(cpu.vmcs().get(GUEST_PHYSICAL_ADDRESS));
+    if qualification.nmi_unblocking() || !cpu.is_device_page(gpa.gfn()) {
+        return AtOnce::No;
     }
-    let vmcs = cpu.vmcs();
-    let gpa = Gpa(vmcs.get(GUEST_PHYSICAL_ADDRESS));
-    let epoch = cpu.memory().epoch();
-    if !cpu.arch.device_pages.has(gpa.gfn(), epoch) {
-        return false;
+    if EventInfo(cpu.vmcs().get(IDT_VECTORING_INFO_FIELD)).valid() {
+        return AtOnce::No;
     }
-    let length = vmcs.get(VM_EXIT_INSTRUCTION_LEN);
-    let is_delivery = EventInfo(vmcs.get(IDT_VECTORING_INFO_FIELD)).valid();
-    !is_delivery && cpu.host.violation_length().is_good(length) && cpu.signal_fast_mmio(gpa)
+    if qualification.write() && is_plain(qualification) && signals(cpu, gpa) {
+        return AtOnce::Signalled;
+    }
+    let Some(known) = known_access(cpu, qualification, gpa, true) else {
+        return AtOnce::No;
+    };
+    match cpu.emulate_at_once(known) {
+        Some(handled) => AtOnce::Emulated(handled),
+        None => AtOnce::No,
+    }
+}
+
+/// Signals the ioeventfd of length 0 at `gpa`, if there is one and the length of the instruction is known.
+/// It takes any write there, so that nothing else of the instruction matters.
+fn signals(cpu: &Cpu<'_>, gpa: Gpa) -> bool {
+    let length = cpu.vmcs().get(VM_EXIT_INSTRUCTION_LEN);
+    cpu.host.violation_length().is_good(length) && cpu.signal_fast_mmio(gpa)
+}
+
+/// Returns whether the access is either a read or a write, by a linear address, and not part of a walk.
+fn is_plain(qualification: EptViolation) -> bool {
+    let is_data = qualification.read() != qualification.write() && !qualification.fetch();
+    qualification.linear_valid() && qualification.is_final() && is_data
 }
 
 impl Cpu<'_> {
+    /// Returns whether it is known that no memory is at `gfn`.
+    #[inline]
+    fn is_device_page(&self, gfn: Gfn) -> bool {
+        self.arch.device_pages.has(gfn, self.memory_epoch())
+    }
+
     /// Maps `gpa` for `access`, unless it is known that no memory is there.
     ///
     /// # Errors
     ///
     /// `ENOMEM` when there is no memory for a table.
     fn fault(&mut self, gpa: Gpa, access: Access) -> Result<Fault, Error> {
-        let memory = self.memory();
         // Before the slots: what is remembered does not hold any more if they change meanwhile.
-        let epoch = memory.epoch();
-        if self.arch.device_pages.has(gpa.gfn(), epoch) {
+        let epoch = self.memory_epoch();
+        if self.is_device_page(gpa.gfn()) {
             return Ok(Fault::Mmio);
         }
-        let fault = memory.fault(gpa, access)?;
+        let fault = self.memory().fault(gpa, access)?;
         if fault == Fault::Mmio {
             self.arch.device_pages.remember(gpa.gfn(), epoch);
         }

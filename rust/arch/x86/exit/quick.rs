@@ -3,15 +3,18 @@
 //! Exits that are handled at once, with interrupts still off, so that the guest goes on without the way
 //! through the run loop.
 //!
-//! They are those that guests meet most often of those whose handlers neither sleep nor touch memory of
-//! the guest or of userspace. What else there may be to do is looked at after each: an interrupt of the
+//! They are those that guests meet most often of those whose handlers neither sleep nor bring
+//! memory of the guest or of userspace in. What else there may be to do is looked at after each: an interrupt of the
 //! host waits for the next entry, which it ends at once.
 //!
 //! An exit of L2 that is L1's, and L1's VMRESUME, lead from one VMCS to the other, and take the way through
 //! the run loop only where events are to be chosen.
 
 use super::{
-    ept,
+    ept::{
+        self,
+        AtOnce, //
+    },
     hypercall,
     io,
     misc,
@@ -84,7 +87,11 @@ pub(crate) fn handle(
     let handled = match word.0 {
         CPUID => misc::cpuid(cpu),
         VMCALL if hypercall::is_quick(cpu) => hypercall::hypercall(cpu),
-        EPT_VIOLATION if ept::fast_mmio(cpu) => Ok(Outcome::Skip),
+        EPT_VIOLATION => match ept::at_once(cpu) {
+            AtOnce::No => return Quick::No,
+            AtOnce::Signalled => Ok(Outcome::Skip),
+            AtOnce::Emulated(handled) => return emulated(cpu, handled),
+        },
         IO => match io::simple_access(cpu, May::NotSleep) {
             Some(handled) => handled,
             None => return Quick::No,
@@ -106,6 +113,12 @@ pub(crate) fn handle(
         return Quick::Handled(handled);
     };
     cpu.step_over();
+    stepped(cpu)
+}
+
+/// Returns what became of an exit whose instruction is complete.
+#[inline]
+fn stepped(cpu: &Cpu<'_>) -> Quick {
     if cpu.arch.events.is_quiet() && !cpu.arch.guest_debug.steps() {
         Quick::Done
     } else {
@@ -121,6 +134,15 @@ fn after_switch(cpu: &mut Cpu<'_>, switched: Result<bool, Stop>) -> Quick {
         Ok(true) if cpu.enters_without_event() => Quick::Switched,
         Ok(true) => Quick::Handled(Ok(Outcome::Resume)),
         Err(stop) => Quick::Handled(Err(stop)),
+    }
+}
+
+/// Returns what became of an exit whose instruction was emulated, which may have accessed the local APIC.
+#[inline]
+fn emulated(cpu: &Cpu<'_>, handled: Handled) -> Quick {
+    match handled {
+        Ok(Outcome::Resume) if !cpu.has_apic_work() => stepped(cpu),
+        handled => Quick::Handled(handled),
     }
 }
 

@@ -205,6 +205,12 @@ impl GuestMemory {
             window: Window::default(),
         }
     }
+
+    /// Returns a guard while which what [`epoch`](Self::epoch) says holds: no change of a slot ends.
+    #[inline]
+    pub(crate) fn hold_slots(&self) -> SrcuRef<'_, Table> {
+        self.shared.slots.read()
+    }
 }
 
 /// The memory of a slot: guest-physical addresses from `start` on, backed from `hva` on.
@@ -239,15 +245,21 @@ pub(crate) struct GuestEntries<'a> {
 }
 
 impl GuestEntries<'_> {
-    /// Reads an entry; `None` where there is no memory.
+    /// Returns where memory backs `address`, in the VMM's address space; `None` where none does.
     #[inline]
-    fn read(&mut self, address: Gpa, size: u32) -> Option<u64> {
+    pub(crate) fn find(&mut self, address: Gpa) -> Option<Hva> {
         if address.0.wrapping_sub(self.window.start) >= self.window.len {
             self.window = Window::around(&self.table, address)?;
         }
-        // An entry lies at a multiple of its size, so it does not reach beyond the window.
         let offset = address.0.wrapping_sub(self.window.start);
-        guest_mem::read_word(Hva(self.window.hva.wrapping_add(offset)), size).ok()
+        Some(Hva(self.window.hva.wrapping_add(offset)))
+    }
+
+    /// Reads an entry; `None` where there is no memory.
+    #[inline]
+    fn read(&mut self, address: Gpa, size: u32) -> Option<u64> {
+        // An entry lies at a multiple of its size, so it does not reach beyond the window.
+        guest_mem::read_word(self.find(address)?, size).ok()
     }
 }
 

@@ -139,12 +139,12 @@ impl<O: EmulOps> Cpu<'_, O> {
 
     fn invlpg(&mut self) -> Result<(), Stop> {
         let mem = self.insn.memory().ok_or(Stop::UD)?;
-        let view = self.ops.segment(mem.segment);
         let offset = self.effective(&mem);
         let address = if self.is_long() {
-            self.long_base(mem.segment, &view).wrapping_add(offset)
+            self.long_base(mem.segment).wrapping_add(offset)
         } else {
-            Width::Dword.cut(view.base.wrapping_add(offset))
+            let base = self.ops.segment(mem.segment).base;
+            Width::Dword.cut(base.wrapping_add(offset))
         };
         self.ops.invlpg(Gva(address))
     }

@@ -51,20 +51,24 @@ impl<O: EmulOps> Cpu<'_, O> {
         len: u64,
         access: Access,
     ) -> Result<Gva, Stop> {
-        let view = self.ops.segment(segment);
         let last = len.saturating_sub(1);
         let allowed = match self.mode {
             Mode::Long => {
-                let address = Gva(self.long_base(segment, &view).wrapping_add(offset));
+                let address = Gva(self.long_base(segment).wrapping_add(offset));
                 let both =
                     self.is_canonical(address.0) && self.is_canonical(address.wrapping_add(last).0);
                 both.then_some(address)
             }
-            Mode::Protected => (is_accessible(&view, access) && is_within(&view, offset, last))
-                .then_some(Gva(Width::Dword.cut(view.base.wrapping_add(offset)))),
-            Mode::Real | Mode::Virtual8086 => (offset.saturating_add(last)
-                <= u64::from(view.limit))
-            .then_some(Gva(Width::Dword.cut(view.base.wrapping_add(offset)))),
+            Mode::Protected => {
+                let view = self.ops.segment(segment);
+                (is_accessible(&view, access) && is_within(&view, offset, last))
+                    .then_some(Gva(Width::Dword.cut(view.base.wrapping_add(offset))))
+            }
+            Mode::Real | Mode::Virtual8086 => {
+                let view = self.ops.segment(segment);
+                (offset.saturating_add(last) <= u64::from(view.limit))
+                    .then_some(Gva(Width::Dword.cut(view.base.wrapping_add(offset))))
+            }
         };
         allowed.ok_or(Stop::Fault(if segment == SegReg::Ss {
             Exception::SS0
@@ -74,21 +78,24 @@ impl<O: EmulOps> Cpu<'_, O> {
     }
 
     /// Returns the base that 64-bit mode uses: that of FS and GS, else 0.
-    pub(super) fn long_base(&self, segment: SegReg, view: &SegmentView) -> u64 {
+    pub(super) fn long_base(&self, segment: SegReg) -> u64 {
         match segment {
-            SegReg::Fs | SegReg::Gs => view.base,
+            SegReg::Fs | SegReg::Gs => self.ops.segment(segment).base,
             SegReg::Es | SegReg::Cs | SegReg::Ss | SegReg::Ds | SegReg::Tr | SegReg::Ldtr => 0,
         }
     }
 
     /// Returns whether the bits above the linear-address width equal the one below.
     pub(super) fn is_canonical(&self, address: u64) -> bool {
-        let (excess, ones) = if self.ops.cr4() & CR4_LA57 != 0 {
-            (address >> 56, u64::MAX >> 56)
-        } else {
-            (address >> 47, u64::MAX >> 47)
+        let is_in = |bits: u32| {
+            let excess = address.checked_shr(bits.saturating_sub(1)).unwrap_or(0);
+            let ones = u64::MAX
+                .checked_shr(bits.saturating_sub(1))
+                .unwrap_or(u64::MAX);
+            excess == 0 || excess == ones
         };
-        excess == 0 || excess == ones
+        // What is canonical in 48 bits is so in 57, too.
+        is_in(48) || (is_in(57) && self.ops.cr4() & CR4_LA57 != 0)
     }
 
     /// Returns the linear address of a memory operand.

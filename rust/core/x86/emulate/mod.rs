@@ -30,6 +30,7 @@ mod exec_vector;
 mod fetch;
 mod flags;
 mod insn;
+mod known;
 mod linear;
 mod muldiv;
 mod op;
@@ -48,6 +49,7 @@ pub use fetch::{
     InsnBytes, //
 };
 pub use insn::*;
+pub use known::KnownAccess;
 pub use op::*;
 pub use ops::*;
 

@@ -58,6 +58,14 @@ pub enum Op {
     Unsupported,
 }
 
+impl Op {
+    /// Returns whether it copies between a register, or an immediate, and a register or memory: with one
+    /// access to at most 8 bytes of memory, and no other effect.
+    pub const fn is_plain_move(self) -> bool {
+        matches!(self, Self::Mov(Mov::Mov | Mov::Movzx | Mov::Movsx))
+    }
+}
+
 /// Copies and conversions without flags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mov {
