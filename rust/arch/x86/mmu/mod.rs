@@ -39,6 +39,7 @@ mod log;
 mod map;
 mod root;
 mod shadow;
+mod target;
 mod zap;
 
 pub(crate) use access::GuestEntries;

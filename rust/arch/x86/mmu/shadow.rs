@@ -11,10 +11,7 @@
 //! whoever clears a dirty log protects all pages of logged slots in every shadow.
 
 use super::{
-    fault::{
-        memory_type,
-        Fault, //
-    },
+    fault::Fault,
     map,
     root::{
         Debt,
@@ -23,16 +20,10 @@ use super::{
     zap,
     GuestMemory, //
 };
-use crate::vm::memslots::Slot;
 use burrow_core::{
     addr::{
         Gfn,
-        Level,
-        Pfn, //
-    },
-    memslot::{
-        self,
-        SlotView, //
+        Level, //
     },
     x86::{
         ept::{
@@ -47,22 +38,13 @@ use burrow_core::{
         tdp::{
             self,
             DirtyLog,
-            Page,
-            SlotExtent, //
+            Page, //
         },
     },
 };
-use burrow_sys::{
-    guest_mem::{
-        self,
-        HostPage,
-        NoPage,
-        Want, //
-    },
-    pt_page::{
-        Table,
-        NR_ENTRIES, //
-    },
+use burrow_sys::pt_page::{
+    Table,
+    NR_ENTRIES, //
 };
 use kernel::prelude::*;
 
@@ -285,42 +267,24 @@ impl GuestMemory {
     pub(crate) fn shadow_fault(&self, id: ShadowId, fault: &ShadowFault) -> Result<Fault> {
         let shared = &self.shared;
         let slots = shared.slots.read();
-        let gfn = fault.mapping.gpa.gfn();
-        let Some(slot) = slots.by_gfn(gfn) else {
-            return Ok(Fault::Mmio);
+        let access = match fault.access {
+            Access::Write => tdp::Access::Write,
+            Access::Read | Access::Fetch | Access::UserFetch => tdp::Access::Read,
         };
-        if slot.is_going() {
-            return Ok(Fault::Retry);
-        }
-        let is_write = fault.access == Access::Write;
-        if is_write && slot.flags().readonly() {
-            return Ok(Fault::ReadonlyWrite);
-        }
-        let Some(hva) = memslot::hva_of(slot, gfn) else {
-            return Ok(Fault::Mmio);
+        let target = match self.target(&slots, fault.mapping.gpa.gfn(), access) {
+            Ok(target) => target,
+            Err(fault) => return Ok(fault),
         };
         let sequence = shared.locked(|mmu, _| mmu.sequence());
-        let want = match (is_write, slot.flags().readonly()) {
-            (true, _) => Want::Write,
-            (false, true) => Want::Read,
-            (false, false) => Want::ReadOrWrite,
-        };
-        let host_page = match HostPage::get(hva, want) {
+        let host_page = match target.host_page() {
             Ok(page) => page,
-            Err(NoPage::Interrupted) => return Ok(Fault::Interrupted),
-            Err(NoPage::Poisoned) => return Ok(Fault::HvaError(EHWPOISON)),
-            Err(NoPage::Fault) => return Ok(Fault::HvaError(EFAULT)),
+            Err(fault) => return Ok(fault),
         };
-        let log = if slot.is_logged() {
-            shared.config.log
-        } else {
-            DirtyLog::Off
-        };
-        let page = self.shadow_page(slot, fault, &host_page, log);
-        let new = leaf(fault, &page, log);
-        let start = burrow_core::addr::Hva(hva.0 & !(page.level.bytes() - 1));
-        let end = start.wrapping_add(page.level.bytes());
         let features = shadow_features(&shared.config.features, true);
+        let limit = fault.mapping.level;
+        let page = target.mapping(&host_page, limit, &shared.config.features);
+        let new = leaf(fault, &page, target.log);
+        let (start, end) = target.addresses(page.level);
         let mut host_page = Some(host_page);
         let mut spare = None;
         loop {
@@ -336,7 +300,7 @@ impl GuestMemory {
                         page.release_used();
                     }
                     if new.write() {
-                        slot.mark_dirty(gfn);
+                        target.slot.mark_dirty(target.gfn);
                     }
                 }
                 Some(done.map(|()| Fault::Mapped))
@@ -346,35 +310,6 @@ impl GuestMemory {
                 Some(Ok(fault)) => return Ok(fault),
                 Some(Err(level)) => spare = Some(shared.new_table(level)?),
             }
-        }
-    }
-
-    /// Returns the page to map: as large as L1, the slot and the host allow.
-    fn shadow_page(
-        &self,
-        slot: &Slot,
-        fault: &ShadowFault,
-        host_page: &HostPage,
-        log: DirtyLog,
-    ) -> Page {
-        let features = &self.shared.config.features;
-        let gfn = fault.mapping.gpa.gfn();
-        let extent = SlotExtent {
-            base: slot.base_gfn(),
-            nr_pages: slot.npages(),
-            hva: slot.hva(),
-        };
-        let host = match (log, memslot::hva_of(slot, gfn)) {
-            (DirtyLog::Off, Some(hva)) => guest_mem::host_level(hva),
-            _ => Level::Pt,
-        };
-        let host = host.min(fault.mapping.level);
-        let level = tdp::map_level(gfn, host_page.pfn(), &extent, host, log, features);
-        Page {
-            pfn: Pfn(host_page.pfn().0 & !(level.pages() - 1)),
-            level,
-            host_writable: host_page.is_writable() && !slot.flags().readonly(),
-            memory_type: memory_type(host_page),
         }
     }
 }
