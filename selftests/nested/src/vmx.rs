@@ -760,6 +760,11 @@ pub fn capabilities() {
         "{}",
         512 * ((misc >> 25 & 7) + 1)
     );
+    say!(
+        "capabilities.misc.injection-of-length-0",
+        "{}",
+        misc >> 30 & 1
+    );
     say!("capabilities.misc.write-any-field", "{}", misc >> 29 & 1);
     say!("capabilities.cr0.fixed-0", "{:x}", rdmsr(CR0_FIXED0));
     say!("capabilities.cr0.fixed-1", "{:x}", rdmsr(CR0_FIXED0 + 1));

@@ -123,7 +123,8 @@ pub fn offered(hw: &VmxCaps, host: &ControlSet, emulated: Emulated) -> VmxCaps {
             .with_store_lma(hw.misc.store_lma())
             .with_activity_hlt(true)
             .with_activity_wait_sipi(true)
-            .with_vmwrite_any(true),
+            .with_vmwrite_any(true)
+            .with_zero_length_injection(hw.misc.zero_length_injection()),
         cr0_fixed0: CR0_FIXED0,
         cr0_fixed1: hw.cr0_fixed1,
         cr4_fixed0: CR4_FIXED0,

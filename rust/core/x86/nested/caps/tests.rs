@@ -38,6 +38,16 @@ pub(in super::super) fn full() -> VmxCaps {
 }
 
 #[test]
+fn injection_of_length_0_is_offered_where_the_processor_does_it() {
+    let mut hw = hardware();
+    hw.misc = hw.misc.with_zero_length_injection(true);
+    let host = HostSupport::from_caps(&hw, Params::default()).unwrap();
+    assert!(offered(&hw, &host, Emulated::NONE)
+        .misc
+        .zero_length_injection());
+}
+
+#[test]
 fn identity_is_kvms() {
     let caps = full();
     assert_eq!(caps.basic.revision(), 0x11e5_7ed0);
