@@ -48,7 +48,7 @@ group!("msr":
     a_bad_filter_is_refused,
     an_msr_is_one_register,
     a_name_of_no_register_is_refused,
-    kvm_names_no_registers_of_its_own,
+    without_shadow_stacks_kvm_names_no_register,
     unknown_msrs_can_be_ignored,
     a_guest_learns_that_it_was_stopped,
 );
@@ -619,12 +619,13 @@ fn a_name_of_no_register_is_refused() {
     }
 }
 
-fn kvm_names_no_registers_of_its_own() {
+fn without_shadow_stacks_kvm_names_no_register() {
     require(KVM_CAP_ONE_REG, "KVM_CAP_ONE_REG");
-    let guest = Guest::new(Mode::Long, code!(64, "hlt"));
+    // A vCPU without CPUID has none.
+    let vm = Vm::new();
+    let cpu = vm.vcpu(0);
     // How many there is room for, and then how many there are: `struct kvm_reg_list`.
     let mut list = [1u64, 0];
-    let cpu = guest.cpu();
     assert_eq!(cpu.ioctl_with(KVM_GET_REG_LIST, &mut list), Ok(0));
     assert_eq!(list[0], 0);
 }
