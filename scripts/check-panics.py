@@ -16,6 +16,7 @@ import struct
 import sys
 
 INDEX_OF_SLOT = "an index of the two vmcs02s, which Pool hands out: core tests it"
+COUNT = "counts, each checked by get_mut() on an array before"
 CHUNK = "a piece of what chunks(8) or a size of at most 8 gave"
 
 # (file, kind of panic): why it cannot happen.
@@ -26,8 +27,10 @@ ALLOWED = {
     ("rust/core/x86/vmx/preemption_timer.rs", "panic_const_shr_overflow"): "the rate has 5 bits",
     ("rust/sys/context.rs", "panic_bounds_check"): "PerCpu has a cell for each possible CPU",
     ("rust/host.rs", "panic"): "host() after init() only, before which nothing of the module can be called",
-    ("rust/arch/x86/emulate.rs", "panic_const_add_overflow"): "counts, each checked by get_mut() on an array before",
-    ("rust/arch/x86/emulate.rs", "slice_end_index_len_fail"): CHUNK,
+    ("rust/arch/x86/code.rs", "panic_const_add_overflow"): COUNT,
+    ("rust/arch/x86/emulate/memory.rs", "slice_end_index_len_fail"): CHUNK,
+    ("rust/arch/x86/emulate/ops.rs", "slice_end_index_len_fail"): CHUNK,
+    ("rust/arch/x86/emulate/replay.rs", "panic_const_add_overflow"): COUNT,
     ("rust/arch/x86/mmu/mod.rs", "panic_const_sub_overflow"): "`behind` is greater than `from`",
     ("rust/arch/x86/mmu/shadow.rs", "panic_const_add_overflow"): "numbers of tables and of shadows in memory",
     ("rust/arch/x86/nested/enter.rs", "panic_bounds_check"): INDEX_OF_SLOT,
