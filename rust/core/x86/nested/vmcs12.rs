@@ -327,19 +327,27 @@ fn row(encoding: Encoding) -> Option<(usize, Row)> {
     Some((slot, (*TABLE.get(slot)?)?))
 }
 
-/// The fields that exist for one L1: of the layout's, those whose feature it has.
+/// A set of fields of the layout: mostly those that exist for one L1, as it has their feature.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FieldSet([u64; 3]);
+pub struct FieldSet([u64; FieldSet::WORDS]);
 
 impl FieldSet {
+    /// How many words of 64 slots there are.
+    pub const WORDS: usize = NR_SLOTS.div_ceil(64);
+    /// No field.
+    pub const NONE: Self = Self([0; Self::WORDS]);
+
     /// Every field of the layout.
     pub fn all() -> Self {
-        let mut set = Self([0; 3]);
+        Self::of(|_| true)
+    }
+
+    /// Those of all fields that `is_in` holds for.
+    pub(super) fn of(is_in: impl Fn(Encoding) -> bool) -> Self {
+        let mut set = Self::NONE;
         for row in ROWS {
-            if let Some(slot) = row.encoding.slot() {
-                if let Some(word) = set.0.get_mut(slot >> 6) {
-                    *word |= 1 << (slot & 63);
-                }
+            if let Some(slot) = row.encoding.slot().filter(|_| is_in(row.encoding)) {
+                set.insert_slot(slot);
             }
         }
         set
@@ -348,9 +356,70 @@ impl FieldSet {
     /// Takes a field out of the set.
     pub fn remove(&mut self, encoding: Encoding) {
         if let Some(slot) = encoding.slot() {
-            if let Some(word) = self.0.get_mut(slot >> 6) {
-                *word &= !(1 << (slot & 63));
+            self.remove_slot(slot);
+        }
+    }
+
+    /// Puts the field of a [slot](Encoding::slot) into the set.
+    #[inline]
+    pub(super) fn insert_slot(&mut self, slot: usize) {
+        if let Some(word) = self.0.get_mut(slot >> 6) {
+            *word |= 1 << (slot & 63);
+        }
+    }
+
+    /// Takes the field of a slot out of the set.
+    #[inline]
+    pub(super) fn remove_slot(&mut self, slot: usize) {
+        if let Some(word) = self.0.get_mut(slot >> 6) {
+            *word &= !(1 << (slot & 63));
+        }
+    }
+
+    /// Returns the fields that are in both.
+    #[must_use]
+    pub fn intersection(mut self, other: &Self) -> Self {
+        for (word, other) in self.0.iter_mut().zip(other.0) {
+            *word &= other;
+        }
+        self
+    }
+
+    /// Returns the fields that the other set has not.
+    #[must_use]
+    pub(super) fn without(mut self, other: &Self) -> Self {
+        for (word, other) in self.0.iter_mut().zip(other.0) {
+            *word &= !other;
+        }
+        self
+    }
+
+    /// Returns whether no field is in the set.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().fold(0, |all, word| all | word) == 0
+    }
+
+    /// Returns the set as bits: bit `n % 64` of word `n / 64` is slot `n`.
+    #[inline]
+    pub const fn words(&self) -> &[u64; Self::WORDS] {
+        &self.0
+    }
+
+    /// Calls `f` with the slot and the encoding of each field.
+    #[inline]
+    pub(super) fn for_each(&self, mut f: impl FnMut(usize, Encoding)) {
+        let mut first = 0_usize;
+        for word in self.0 {
+            let mut rest = word;
+            while rest != 0 {
+                let slot = first | rest.trailing_zeros() as usize;
+                rest &= rest.wrapping_sub(1);
+                if let Some(Some(row)) = TABLE.get(slot) {
+                    f(slot, row.encoding);
+                }
             }
+            first = first.wrapping_add(64);
         }
     }
 
@@ -361,7 +430,7 @@ impl FieldSet {
     }
 
     #[inline]
-    fn contains_slot(&self, slot: usize) -> bool {
+    pub(super) fn contains_slot(&self, slot: usize) -> bool {
         self.0
             .get(slot >> 6)
             .is_some_and(|word| (word >> (slot & 63)) & 1 != 0)
@@ -557,6 +626,22 @@ impl Vmcs12 {
             self.dirty = self.dirty.union(changed_groups(row, changed));
         }
         Ok(())
+    }
+
+    /// Stores what the hardware's shadow VMCS holds of the field of `slot`, as L1 may have written it;
+    /// returns whether it has.
+    #[inline]
+    pub(super) fn take_slot(&mut self, slot: usize, value: u64) -> bool {
+        let (Some(held), Some(Some(row))) = (self.values.get_mut(slot), TABLE.get(slot)) else {
+            return false;
+        };
+        let changed = *held ^ value;
+        if changed == 0 {
+            return false;
+        }
+        *held = value;
+        self.dirty = self.dirty.union(changed_groups(*row, changed));
+        true
     }
 
     fn set(&mut self, encoding: Encoding, value: u64) -> Option<(Row, u64, u64)> {
