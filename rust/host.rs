@@ -275,9 +275,9 @@ fn violation_length() -> ViolationLength {
 fn tell_params(ctls: &ControlSet, timer: Option<&PreemptionTimer>) {
     params::set_pml(ctls.has_pml());
     params::set_preemption_timer(timer.is_some());
-    // What the CPU may have of these is not made use of.
+    params::set_enable_shadow_vmcs(ctls.has_vmcs_shadowing());
+    // What the CPU may have of it is not made use of.
     params::set_enable_apicv(false);
-    params::set_enable_shadow_vmcs(false);
 }
 
 fn wanted() -> Params {

@@ -25,7 +25,7 @@ bool burrow_param_unrestricted_guest = true;
 module_param_named(unrestricted_guest, burrow_param_unrestricted_guest, bool, 0444);
 MODULE_PARM_DESC(unrestricted_guest, "real mode and unpaged protected mode on the processor (required)");
 
-bool burrow_param_enable_shadow_vmcs;
+bool burrow_param_enable_shadow_vmcs = true;
 module_param_named(enable_shadow_vmcs, burrow_param_enable_shadow_vmcs, bool, 0444);
 MODULE_PARM_DESC(enable_shadow_vmcs, "VMCS shadowing for nested guests");
 

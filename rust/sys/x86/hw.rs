@@ -287,6 +287,27 @@ impl<'a> Loaded<'a> {
         }
     }
 
+    /// Makes `vmcs` the current one, as [`switch_vmcs`](Self::switch_vmcs) does, and calls `f` with the
+    /// shadow VMCS of `owner` on the way there, if it has one. `f` may not sleep.
+    pub fn switch_vmcs_by_shadow(
+        &self,
+        owner: &'a Vmcs,
+        vmcs: &'a Vmcs,
+        f: impl FnOnce(CurrentVmcs<'_>),
+    ) {
+        let preempt = PreemptOff::new();
+        if !owner.is_on(&preempt) {
+            self.switch_vmcs(owner);
+        }
+        // SAFETY: The owner is this vCPU's, and a VMCS is loaded below.
+        unsafe { owner.with_shadow(&preempt, f) };
+        if ptr::eq(self.hw.vmcs.get(), vmcs) {
+            self.hw.make_current(&preempt);
+        } else {
+            self.switch_vmcs(vmcs);
+        }
+    }
+
     /// Writes the host state that never changes; once for each new VMCS.
     pub fn init_host_state(&self) {
         set_constant_host_state(self.vmcs());

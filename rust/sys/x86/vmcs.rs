@@ -8,6 +8,9 @@
 //!   on that CPU's list. Lists change only on their own CPU with interrupts off, so that the CPU's
 //!   own emergency callback, the one reader that may interrupt, finds them whole.
 //! - A region is freed after VMCLEAR, when `cpu` is -1.
+//! - A shadow VMCS belongs to an ordinary one, its owner, whose VMCS link pointer may have its address. It
+//!   is on no list: it may be active on the CPU where its owner may be, and is cleared with that. Between
+//!   two entries of the owner it is current for a moment, and cleared before the owner is entered.
 //! - `VmxCpu::current` is the region that VMPTRLD made current last on the CPU, or null.
 //! - Where `Vmcs::known` has a slot, `Vmcs::values` holds what VMREAD would return, unless the VMCS has
 //!   failed: then all slots are known.
@@ -22,15 +25,21 @@ use crate::{
     },
     global::Global, //
 };
-use burrow_core::x86::vmx::field::{
-    Encoding,
-    Field,
-    FieldKind,
-    VmcsAccess,
-    Width,
-    GUEST_RIP,
-    NR_SLOTS,
-    VM_ENTRY_INTR_INFO_FIELD, //
+use burrow_core::x86::{
+    nested::{
+        shadowed::CachedVmcs,
+        vmcs12::FieldSet, //
+    },
+    vmx::field::{
+        Encoding,
+        Field,
+        FieldKind,
+        VmcsAccess,
+        Width,
+        GUEST_RIP,
+        NR_SLOTS,
+        VM_ENTRY_INTR_INFO_FIELD, //
+    },
 };
 use core::{
     cell::Cell,
@@ -50,7 +59,8 @@ use kernel::{
         barrier::{
             smp_mb,
             Write, //
-        }, //
+        },
+        SetOnce, //
     },
 };
 
@@ -95,6 +105,9 @@ pub(crate) fn separate_vcpus(vcpu: u64, preempt: &PreemptOff) {
 
 const WORDS: usize = NR_SLOTS.div_ceil(64);
 
+/// In the first word of a region: it is that of a shadow VMCS.
+const SHADOW_INDICATOR: u32 = 1 << 31;
+
 /// The slots of fields that a VM exit may change: guest state and exit information.
 const VOLATILE: [u64; WORDS] = volatile_slots();
 
@@ -134,6 +147,7 @@ pub struct Vmcs {
     failed: Cell<bool>,
     next: Cell<*const Vmcs>,
     prev: Cell<*const Vmcs>,
+    shadow: SetOnce<KBox<Vmcs>>,
     known: [Cell<u64>; WORDS],
     values: [Cell<u64>; NR_SLOTS],
 }
@@ -151,11 +165,28 @@ impl Vmcs {
     ///
     /// `ENOMEM` when there is no memory.
     pub fn new(revision: u32) -> Result<KBox<Self>> {
+        Self::with_header(revision)
+    }
+
+    /// Gives the VMCS a shadow VMCS, clear too, unless it has one.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` when there is no memory.
+    pub fn add_shadow(&self, revision: u32) -> Result {
+        if self.shadow.as_ref().is_none() {
+            self.shadow
+                .populate(Self::with_header(revision | SHADOW_INDICATOR)?);
+        }
+        Ok(())
+    }
+
+    fn with_header(header: u32) -> Result<KBox<Self>> {
         let region = Page::alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO)?;
         // SAFETY: A page from the direct map.
         let address = unsafe { bindings::burrow_page_to_phys(region.as_ptr().cast()) };
         // SAFETY: Four bytes at offset 0 are inside the page, which nobody else has.
-        unsafe { region.write_raw(revision.to_le_bytes().as_ptr(), 0, 4)? };
+        unsafe { region.write_raw(header.to_le_bytes().as_ptr(), 0, 4)? };
         let vmcs = KBox::new(
             Self {
                 _region: region,
@@ -165,6 +196,7 @@ impl Vmcs {
                 failed: Cell::new(false),
                 next: Cell::new(ptr::null()),
                 prev: Cell::new(ptr::null()),
+                shadow: SetOnce::new(),
                 known: [const { Cell::new(0) }; WORDS],
                 values: [const { Cell::new(0) }; NR_SLOTS],
             },
@@ -176,6 +208,54 @@ impl Vmcs {
     /// Returns the physical address of the region.
     pub fn address(&self) -> u64 {
         self.address
+    }
+
+    /// Returns the shadow VMCS, if it has been given one.
+    #[inline]
+    pub fn shadow(&self) -> Option<&Vmcs> {
+        self.shadow.as_ref().map(|shadow| &**shadow)
+    }
+
+    /// Makes the shadow VMCS current, calls `f` with it, and clears it, so that what `f` writes is in
+    /// memory for the entry that links it; no VMCS is current then. Nothing happens if there is none.
+    ///
+    /// # Context
+    ///
+    /// The VMCS [is on](Self::is_on) this CPU.
+    ///
+    /// # Safety
+    ///
+    /// Only the thread of the vCPU may call, and must load a VMCS before preemption is on again.
+    pub(crate) unsafe fn with_shadow(&self, preempt: &PreemptOff, f: impl FnOnce(CurrentVmcs<'_>)) {
+        let (Some(cpus), Some(shadow)) = (CPUS.get(), self.shadow()) else {
+            return;
+        };
+        if shadow.has_failed() || !self.is_on(preempt) {
+            return;
+        }
+        cpus.this(preempt).current.set(ptr::null());
+        // SAFETY: An initialised region that is active on no other CPU: its owner is on this.
+        if unsafe { insn::vmptrld(&shadow.address) }.is_err() {
+            shadow.fail();
+            return;
+        }
+        // SAFETY: Current, and preemption is off until `f` returns.
+        f(unsafe { CurrentVmcs::new(shadow) });
+        // SAFETY: The region is active here.
+        if unsafe { insn::vmclear(&shadow.address) }.is_err() {
+            shadow.fail();
+        }
+    }
+
+    /// Makes what is known of `fields` unknown, as the guest can write them.
+    #[inline]
+    pub fn forget(&self, fields: &FieldSet) {
+        if self.has_failed() {
+            return;
+        }
+        for (known, slots) in self.known.iter().zip(fields.words()) {
+            known.set(known.get() & !slots);
+        }
     }
 
     /// Makes the VMCS active and current on this CPU and returns whether it came from another.
@@ -261,7 +341,8 @@ impl Vmcs {
         }
     }
 
-    /// Returns whether the VMCS is active on the current CPU: no other has to let go of it first.
+    /// Returns whether the VMCS is active on the current CPU: no other has to let go of it, or of its
+    /// shadow VMCS, first.
     #[inline]
     pub fn is_on(&self, preempt: &PreemptOff) -> bool {
         // CAST: CPU numbers are below NR_CPUS.
@@ -398,6 +479,12 @@ fn clear_on(vmcs: &Vmcs, here: &VmxCpu) {
     if unsafe { insn::vmclear(&vmcs.address) }.is_err() {
         vmcs.fail();
     }
+    if let Some(shadow) = vmcs.shadow() {
+        // SAFETY: As above: an entry of its owner may have made it active.
+        if unsafe { insn::vmclear(&shadow.address) }.is_err() {
+            shadow.fail();
+        }
+    }
     vmcs.unlink(here);
     vmcs.launched.set(false);
     // Release: whoever sees -1 sees the list without the VMCS.
@@ -442,6 +529,10 @@ pub(crate) unsafe extern "C" fn emergency_clear() {
         let this = unsafe { &*vmcs };
         // SAFETY: Active here; a failure cannot be helped now.
         let _ = unsafe { insn::vmclear(&this.address) };
+        if let Some(shadow) = this.shadow() {
+            // SAFETY: As above.
+            let _ = unsafe { insn::vmclear(&shadow.address) };
+        }
         vmcs = this.next.get();
     }
 }
@@ -457,7 +548,8 @@ pub struct CurrentVmcs<'a> {
 impl<'a> CurrentVmcs<'a> {
     /// # Safety
     ///
-    /// `vmcs` must be, and stay for `'a`, the one that the current thread's preempt notifier loads.
+    /// `vmcs` must be, and stay for `'a`, the one that the current thread's preempt notifier loads; or be
+    /// current, with preemption off for `'a`.
     pub(crate) unsafe fn new(vmcs: &'a Vmcs) -> Self {
         Self {
             vmcs,
@@ -550,6 +642,13 @@ impl VmcsAccess for Overwrite<'_> {
         unsafe { insn::vmwrite_unchecked(encoding.0, value) };
         known.set(known.get() | 1 << (slot % 64));
         held.set(value);
+    }
+}
+
+impl CachedVmcs for CurrentVmcs<'_> {
+    #[inline]
+    fn forget(&mut self, fields: &FieldSet) {
+        self.vmcs.forget(fields);
     }
 }
 

@@ -17,6 +17,7 @@ use burrow_core::{
     outcome::Exception,
     x86::{
         nested::{
+            shadowed::Access,
             state::{
                 Root,
                 State, //
@@ -79,6 +80,7 @@ impl Cpu<'_> {
         let done = if reason == ExitReason::Vmread {
             match nested.vmcs12.vmread(field, &nested.fields) {
                 Ok(value) => {
+                    nested.note_access(field, Access::Read);
                     self.set_gpr(at, value);
                     true
                 }
@@ -87,10 +89,11 @@ impl Cpu<'_> {
         } else {
             let writable = writable(nested);
             let fields = &nested.fields;
-            nested
-                .vmcs12
-                .vmwrite(field, written, fields, writable)
-                .is_ok()
+            let done = nested.vmcs12.vmwrite(field, written, fields, writable);
+            if done.is_ok() {
+                nested.note_access(field, Access::Write);
+            }
+            done.is_ok()
         };
         if done {
             let flags = insn::rflags_after(self.rflags().0, Ok(()));
@@ -126,6 +129,7 @@ impl Cpu<'_> {
             Ok(value) => value,
             Err(error) => return Ok(Err(VmFail::Valid(error))),
         };
+        self.note_access(field, Access::Read)?;
         let is_wide = self.is_64bit_code();
         if info.is_register() {
             let value = if is_wide { value } else { value & 0xffff_ffff };
@@ -158,8 +162,18 @@ impl Cpu<'_> {
         let Some(target) = self.target_vmcs()? else {
             return Ok(Err(VmFail::Invalid));
         };
-        let written = target.vmwrite(field, value, &fields, writable);
-        Ok(written.map_err(VmFail::Valid))
+        if let Err(error) = target.vmwrite(field, value, &fields, writable) {
+            return Ok(Err(VmFail::Valid(error)));
+        }
+        self.note_access(field, Access::Write)?;
+        Ok(Ok(()))
+    }
+
+    fn note_access(&mut self, field: u64, access: Access) -> Result<(), Stop> {
+        if !self.is_l2() {
+            self.nested()?.note_access(field, access);
+        }
+        Ok(())
     }
 
     fn fetch_if_lazy(&mut self, field: u64) -> Result<(), Stop> {

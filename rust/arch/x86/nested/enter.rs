@@ -97,6 +97,7 @@ impl Cpu<'_> {
         if self.resume_unchanged()? {
             return Ok(Outcome::Resume);
         }
+        self.pull_shadow()?;
         match self.enter_l2(EntryCause::Fresh)? {
             Ok(()) => self.settle_activity(),
             Err(Refusal::Fail(fail)) => self.end_vmx_insn(Err(fail)),

@@ -146,6 +146,7 @@ impl Cpu<'_> {
         let (region, header) = self.region_operand()?;
         let env = self.static_env();
         self.make_vmcs02s()?;
+        self.make_shadow()?;
         let state = match state::vmxon(region, header, &env) {
             Ok(state) => state,
             Err(fail) => return Ok(Err(fail)),
@@ -166,6 +167,7 @@ impl Cpu<'_> {
 
     /// Forgets VMX operation.
     pub(crate) fn leave_vmx_operation(&mut self) {
+        self.stop_shadowing();
         if let Some(nested) = self.arch.nested.as_mut() {
             nested.state = State::VmxOff;
             nested.pool.clear();
@@ -190,6 +192,7 @@ impl Cpu<'_> {
             Vmclear::Current => {
                 self.nested()?.vmcs12.launch_state = Default::default();
                 self.store_vmcs12(was_current)?;
+                self.stop_shadowing();
                 self.set_root(root)?;
             }
             Vmclear::Other => {
@@ -217,6 +220,7 @@ impl Cpu<'_> {
             self.store_vmcs12(old)?;
             self.load_vmcs12(region)?;
             self.set_root(root)?;
+            self.renew_shadow()?;
         }
         Ok(Ok(()))
     }

@@ -203,7 +203,6 @@ impl Cpu<'_> {
     /// Makes L1 what runs, at HOST_RIP.
     fn become_l1(&mut self, nmi: NmiBlocking) -> Result<(), Stop> {
         let (cr0, efer) = (self.cr0().0, self.efer().0);
-        let vmcs01 = self.vmcs01;
         let nested = self.nested()?;
         let was_l2 = nested.state.is_non_root();
         let (l1, index) = (nested.l1, nested.active);
@@ -218,7 +217,10 @@ impl Cpu<'_> {
         if was_l2 {
             self.leave_vmcs02(index)?;
             self.arch.ctls = l1.ctls;
-            self.hw.switch_vmcs(vmcs01);
+        }
+        self.switch_to_vmcs01()?;
+        self.start_shadowing();
+        if was_l2 {
             self.update_cpu_logs();
             if self.arch.cpuid.caps.trusts_ibrs() {
                 cpu::separate_guests();
@@ -299,6 +301,7 @@ impl Cpu<'_> {
         self.arch.ctls = nested.l1.ctls;
         core::mem::swap(&mut self.arch.vpid, &mut nested.slots[index].vpid);
         self.hw.switch_vmcs(vmcs01);
+        self.stop_shadowing();
         self.update_cpu_logs();
     }
 }

@@ -11,9 +11,9 @@
 //!
 //! [`state`]: data; [`caps`]: the capability MSRs; [`insn`]: VMX instructions of L1, with [`operand`]
 //! and [`region`], and [`access`] and [`invalidate`] for some; [`enter`] and [`leave`]: the ways into L2
-//! and back, with [`env`], [`vmcs02`], [`pages`] and [`lists`]; [`reflect`]: exits of L2; [`events`]:
-//! events while L2 runs; [`ept`]: L1's EPT; [`save`]: `KVM_GET_NESTED_STATE` and its counterpart;
-//! [`smm`]: SMI and RSM.
+//! and back, with [`env`], [`vmcs02`], [`pages`] and [`lists`]; [`shadow`]: what L1 reads and writes of
+//! vmcs12 without an exit; [`reflect`]: exits of L2; [`events`]: events while L2 runs; [`ept`]: L1's EPT;
+//! [`save`]: `KVM_GET_NESTED_STATE` and its counterpart; [`smm`]: SMI and RSM.
 
 pub(crate) mod state;
 
@@ -33,6 +33,7 @@ mod reflect;
 mod region;
 mod resume;
 mod save;
+mod shadow;
 mod smm;
 mod vmcs02;
 mod vmfunc;

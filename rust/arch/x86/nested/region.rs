@@ -38,6 +38,7 @@ impl Cpu<'_> {
     /// Writes vmcs12 to its region in L1's memory.
     pub(super) fn store_vmcs12(&mut self, region: Option<Gpa>) -> Result<(), Stop> {
         let Some(region) = region else { return Ok(()) };
+        self.pull_shadow()?;
         self.fetch_lazy()?;
         let memory = &self.vcpu.vm.memory;
         let Some(nested) = self.arch.nested.as_deref_mut() else {

@@ -136,7 +136,7 @@ impl Cpu<'_> {
     }
 
     /// Enters L2 again if little has changed since it was entered last; returns `false`, and nothing has
-    /// happened, if not.
+    /// happened but that vmcs12 may be up to date, if not.
     ///
     /// # Context
     ///
@@ -150,27 +150,26 @@ impl Cpu<'_> {
         else {
             return Ok(false);
         };
-        let v = &nested.vmcs12;
-        if !v.dirty().is_within(CHANGEABLE)
-            || v.read(GUEST_ACTIVITY_STATE) != ActivityState::Active as u32
-            || vectoring::injection(v) == Injection::Mtf
+        if !nested.vmcs12.dirty().is_within(CHANGEABLE)
             || nested.pool.find(current) != Some(index)
             || !last.inputs.are(&self.entry_inputs())
-            || !self.passes_checks(index)?
         {
             return Ok(false);
         }
-        let nested = self.nested()?;
-        if nested.pool.activate(current) != Some(Slot::Hot(index)) {
-            return Ok(false);
-        }
-        self.remerge_msr_bitmap(index)?;
         let l1 = L1State {
             ctls: self.arch.ctls,
             cr4: self.cr4(),
         };
         let l1_dr7 = self.arch.debug.dr7;
-        self.switch_to_vmcs02(index)?;
+        // The rest needs vmcs12, whose newest values may be on the way.
+        self.switch_to_vmcs02_by_shadow(index)?;
+        if !self.is_repetition(index)?
+            || self.nested()?.pool.activate(current) != Some(Slot::Hot(index))
+        {
+            self.hw.switch_vmcs(self.vmcs01);
+            return Ok(false);
+        }
+        self.remerge_msr_bitmap(index)?;
         let mut vmcs = self.vmcs();
         let nested = self.nested()?;
         let v = &nested.vmcs12;
@@ -188,6 +187,16 @@ impl Cpu<'_> {
         self.run_l2(index, l1, l1_dr7, &ctls)?;
         self.take_l1_event(EntryCause::Fresh)?;
         Ok(true)
+    }
+
+    /// Returns whether an entry with vmcs12 as it is now differs from the last one with slot `index` in
+    /// [`CHANGEABLE`] groups only, and passes the checks.
+    fn is_repetition(&mut self, index: usize) -> Result<bool, Stop> {
+        let v = &self.nested()?.vmcs12;
+        Ok(v.dirty().is_within(CHANGEABLE)
+            && v.read(GUEST_ACTIVITY_STATE) == ActivityState::Active as u32
+            && vectoring::injection(v) != Injection::Mtf
+            && self.passes_checks(index)?)
     }
 
     /// Runs the checks that depend on what has changed.

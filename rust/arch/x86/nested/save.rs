@@ -86,6 +86,7 @@ impl Cpu<'_> {
             return Ok(());
         }
         if !self.is_l2() {
+            self.pull_shadow()?;
             return self.fetch_lazy();
         }
         let l2 = self.l2_values()?;
@@ -119,6 +120,7 @@ impl Cpu<'_> {
             return Ok(());
         }
         self.make_vmcs02s().map_err(errno)?;
+        self.make_shadow().map_err(errno)?;
         let nested = self.nested().map_err(errno)?;
         if saved.has_vmcs12 {
             let region = blob
@@ -137,7 +139,7 @@ impl Cpu<'_> {
             (other, _) => other,
         };
         let State::NonRoot(l2) = saved.state else {
-            return Ok(());
+            return self.renew_shadow().map_err(errno);
         };
         let cause = match l2.run_pending {
             RunPending::No => EntryCause::Restore,

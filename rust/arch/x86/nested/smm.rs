@@ -33,12 +33,13 @@ impl Cpu<'_> {
             return Ok(());
         };
         let suspended = nested.state.after_smi();
+        self.bring_vmcs12_up_to_date()?;
         if self.is_l2() {
-            self.bring_vmcs12_up_to_date()?;
             self.store_shadow12();
             self.drop_l2();
             self.write_tsc_fields();
         }
+        self.stop_shadowing();
         self.nested()?.state = suspended;
         Ok(())
     }
@@ -53,6 +54,7 @@ impl Cpu<'_> {
         let (state, resumes_l2) = nested.state.after_rsm();
         nested.state = state;
         if !resumes_l2 {
+            self.renew_shadow()?;
             return Ok(true);
         }
         // What an entry is checked against, and what an exit will bring back.

@@ -3,7 +3,10 @@
 //! What a vCPU keeps for a guest hypervisor. Data only.
 
 use crate::{
-    arch::x86::mmu::ShadowId,
+    arch::x86::{
+        mmu::ShadowId,
+        nested::shadow::Shadowing, //
+    },
     host::host, //
 };
 use burrow_core::{
@@ -195,8 +198,11 @@ pub(crate) struct Nested {
     pub(crate) fields: FieldSet,
     /// The VMX mode.
     pub(crate) state: State,
-    /// The current vmcs12, if there is one.
+    /// The current vmcs12, if there is one; while L1 runs, without what it has written since to fields
+    /// that are open to it.
     pub(crate) vmcs12: Vmcs12,
+    /// Which those are, where the processor has VMCS shadowing and L1 is in VMX operation.
+    pub(crate) shadowing: Option<KBox<Shadowing>>,
     /// While L2 runs with VMCS shadowing: the shadow VMCS that its VMREAD and VMWRITE reach, and where
     /// its region is.
     pub(crate) shadow12: Option<(Gpa, KBox<Vmcs12>)>,
@@ -256,6 +262,7 @@ impl Nested {
             fields: caps::field_set(&caps),
             state: State::default(),
             vmcs12: Vmcs12::new(),
+            shadowing: None,
             shadow12: None,
             pool: Pool::new(),
             slots: [Slot::new()?, Slot::new()?],
