@@ -51,6 +51,11 @@ fn is_optional(name: &str) -> bool {
     OPTIONAL.iter().any(|part| name.contains(part))
 }
 
+/// The fields that all processors have.
+pub fn common() -> impl Iterator<Item = &'static (&'static str, f::Encoding)> {
+    f::ALL.iter().filter(|(name, _)| !is_optional(name))
+}
+
 /// Every encoding in turn: whether it can be read and written, and its width.
 pub fn encodings() {
     vmx::guest();
@@ -128,11 +133,7 @@ pub fn values() {
     vmx::guest();
     let value =
         |encoding: u32| 0x0101_0101_0101_0101_u64.wrapping_mul(u64::from(encoding >> 1 & 0xff) + 1);
-    let list = || {
-        f::ALL
-            .iter()
-            .filter(|(name, e)| !is_optional(name) && e.0 >> 10 & 3 != 1)
-    };
+    let list = || common().filter(|(_, e)| e.0 >> 10 & 3 != 1);
     for (_, encoding) in list() {
         vmwrite(u64::from(encoding.0), value(encoding.0));
     }

@@ -32,6 +32,7 @@ mod fields;
 mod instructions;
 mod lists;
 mod random;
+mod rounds;
 
 use core::panic::PanicInfo;
 
@@ -81,6 +82,7 @@ const GROUPS: &[Group] = &[
     ("tsc", lists::tsc),
     ("apic", lists::apic),
     ("timer", lists::timer),
+    ("rounds", rounds::rounds),
     ("random", random::fields),
     ("states", random::states),
     ("sleep", lists::sleep),
