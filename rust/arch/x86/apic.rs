@@ -149,6 +149,7 @@ impl Lapic {
     /// # Errors
     ///
     /// `ENOMEM` when there is no memory.
+    #[inline(never)]
     pub(crate) fn new(
         options: &Options,
         setup: &Setup,
@@ -175,21 +176,20 @@ impl Lapic {
             },
             ..Config::default()
         };
-        let model = lapic::Lapic::new(Registers::default(), config, setup.bus_cycle, MIN_PERIOD_NS);
-        shared.set_identity(model.identity().pack());
-        let timer = Timer::new(shared.clone())?;
-        let lapic = Self {
-            model,
-            timer,
+        let lapic = kernel::try_init!(Self {
+            model: lapic::Lapic::new(Registers::default(), config, setup.bus_cycle, MIN_PERIOD_NS),
+            timer: Timer::new(shared.clone())?,
             armed: None,
             due: None,
             ended: None,
             reserved_routes,
             eoi_exits: EoiExits::default(),
             tpr_access: None,
-        };
+        });
+        let lapic = KBox::init(lapic, GFP_KERNEL_ACCOUNT)?;
+        shared.set_identity(lapic.model.identity().pack());
         shared.kick.request_quietly(Request::LoadEoiExitmap);
-        Ok(Some(KBox::new(lapic, GFP_KERNEL_ACCOUNT)?))
+        Ok(Some(lapic))
     }
 
     /// Returns when the timer is due, in the host's TSC, if the processor's timer is to end the

@@ -249,6 +249,13 @@ pub(crate) struct VcpuArch {
     pub(crate) has_run: bool,
 }
 
+/// Makes a box of what `make` returns. Its place on the stack is given back at once: that is small, and a vCPU
+/// has many such parts.
+#[inline(never)]
+fn boxed<T>(make: fn() -> T) -> Result<KBox<T>> {
+    Ok(KBox::new(make(), GFP_KERNEL_ACCOUNT)?)
+}
+
 impl VcpuArch {
     /// Makes the state after power-up, except for the registers, which
     /// [`reset`](super::reset::power_up) sets.
@@ -261,7 +268,20 @@ impl VcpuArch {
         setup: &Setup,
         shared: &Arc<VcpuShared>,
     ) -> Result<KBox<Self>> {
-        let arch = Self {
+        let nested = Nested::new(options.has_quirk(Quirk::StuffFeatureMsrs))?;
+        let lapic = Lapic::new(options, setup, shared)?;
+        Self::with_parts(options, initial_mp_state(setup, shared), nested, lapic)
+    }
+
+    /// [`new`](Self::new), in a stack frame that is not below those of the parts.
+    #[inline(never)]
+    fn with_parts(
+        options: &Options,
+        mp_state: MpState,
+        nested: Option<KBox<Nested>>,
+        lapic: Option<KBox<Lapic>>,
+    ) -> Result<KBox<Self>> {
+        let arch = kernel::try_init!(Self {
             control: ControlRegs {
                 cr0: Cr0::RESET,
                 cr4: Cr4(0),
@@ -280,7 +300,7 @@ impl VcpuArch {
                 pkru: 0,
             },
             events: EventQueue::new(),
-            mp_state: initial_mp_state(setup, shared),
+            mp_state,
             cpuid: Cpuid::new(),
             ctls: Controls::default(),
             vpid: vpid::Holder::new(),
@@ -289,11 +309,11 @@ impl VcpuArch {
             vapic: None,
             completion: None,
             completion_rip: 0,
-            replay: KBox::new(Replay::default(), GFP_KERNEL_ACCOUNT)?,
-            decoded: Some(KBox::new(Decoded::new(), GFP_KERNEL_ACCOUNT)?),
+            replay: boxed(Replay::default)?,
+            decoded: Some(boxed(Decoded::new)?),
             code_page: None,
             device_pages: DevicePages::default(),
-            lapic: Lapic::new(options, setup, shared)?,
+            lapic,
             is_unhalted: false,
             sipi_vector: 0,
             paravirt: PvMsrs::default(),
@@ -312,7 +332,7 @@ impl VcpuArch {
                 false => None,
             },
             msrs_open: OpenWords::ALL,
-            nested: Nested::new(options.has_quirk(Quirk::StuffFeatureMsrs))?,
+            nested,
             smm: Smm::default(),
             signal_mask: None,
             guest_debug: GuestDebug::default(),
@@ -320,7 +340,7 @@ impl VcpuArch {
             leaves_at_once: false,
             reports_tpr: false,
             has_run: false,
-        };
-        Ok(KBox::new(arch, GFP_KERNEL_ACCOUNT)?)
+        });
+        KBox::init(arch, GFP_KERNEL_ACCOUNT)
     }
 }

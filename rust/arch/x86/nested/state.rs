@@ -244,6 +244,7 @@ impl Nested {
     /// # Errors
     ///
     /// `ENOMEM` when there is no memory.
+    #[inline(never)]
     pub(crate) fn new(stuffs_caps: bool) -> Result<Option<KBox<Self>>> {
         if !params::nested() {
             return Ok(None);
@@ -254,12 +255,13 @@ impl Nested {
         } else {
             VmxCaps::default()
         };
+        let fields = caps::field_set(&caps);
         let mut scratch = KVec::new();
         scratch.resize(REGION_SIZE, 0, GFP_KERNEL_ACCOUNT)?;
-        let nested = Self {
+        let nested = kernel::try_init!(Self {
             offered,
             caps,
-            fields: caps::field_set(&caps),
+            fields,
             state: State::default(),
             vmcs12: Vmcs12::new(),
             shadowing: None,
@@ -276,8 +278,8 @@ impl Nested {
             has_init: false,
             sipi: None,
             scratch,
-        };
-        Ok(Some(KBox::new(nested, GFP_KERNEL_ACCOUNT)?))
+        });
+        Ok(Some(KBox::init(nested, GFP_KERNEL_ACCOUNT)?))
     }
 
     /// Returns the slot whose vmcs02 was entered last.
