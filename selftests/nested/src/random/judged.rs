@@ -15,6 +15,18 @@ pub fn has_error_code(kind: u64, vector: u64) -> bool {
     kind == 3 && matches!(vector, 8 | 10..=14 | 17 | 21)
 }
 
+/// Which kind of paging structures the guest would use: those of IA-32e mode, and entries of 64 bits.
+pub fn tables() -> (bool, bool) {
+    let is_long = rd(f::VM_ENTRY_CONTROLS) & u64::from(vmx::ENTRY_IA32E) != 0;
+    (is_long, rd(f::GUEST_CR4) & 1 << 5 != 0)
+}
+
+/// Whether the guest uses its paging structures for what they are, which `made` says. A guest that takes them for
+/// others finds addresses in them that nobody has chosen, and memory that differs from machine to machine.
+pub fn has_right_tables(made: (bool, bool)) -> bool {
+    rd(f::GUEST_CR0) >> 31 == 0 || tables() == made
+}
+
 /// Whether the VMCS as it is can be judged.
 pub fn is_judged() -> bool {
     let event = rd(f::VM_ENTRY_INTR_INFO_FIELD);
