@@ -134,8 +134,13 @@ fn create_vcpu(vm: &Arc<Vm>, id: usize) -> Result<isize> {
     };
     let made = made
         .and_then(|()| Vcpu::new(vm.clone(), shared, &setup))
-        .and_then(VcpuFile::new)
-        .and_then(anon_fd::create);
+        .and_then(|vcpu| {
+            let stats = vcpu.stats.clone();
+            let made = anon_fd::create(VcpuFile::new(vcpu)?)?;
+            // Last: they stay as long as the VM does.
+            vm.counters.add(stats)?;
+            Ok(made)
+        });
     match made {
         Ok((reservation, file)) => {
             let fd = reservation.reserved_fd();

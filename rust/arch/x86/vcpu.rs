@@ -94,7 +94,6 @@ impl Vcpu {
             arch: VcpuArch::new(&vm.options, setup, &shared)?,
         };
         let stats = VcpuStats::new(Id::vcpu(vm.pid, shared.id))?;
-        vm.counters.add(stats.clone())?;
         let vcpu = Arc::pin_init(
             pin_init!(Self {
                 shared,
