@@ -38,7 +38,6 @@ pub mod params;
 pub mod pt_page;
 pub mod rcu_ptr;
 pub mod run_page;
-pub mod ticker;
 pub mod timer;
 pub mod trace;
 pub mod uapi;

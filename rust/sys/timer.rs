@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A high-resolution timer that fires once.
+//! A high-resolution timer that fires once, or again and again: then on time, as the next expiry is counted
+//! from the last one and not from when that was told.
 //!
 //! Invariant: none beyond those of the kernel crate's `HrTimer`; this file is here because declaring
 //! one needs an `unsafe impl`, which the kernel's macro writes.
@@ -9,6 +10,10 @@ use kernel::{
     impl_has_hr_timer,
     prelude::*,
     sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Arc,
         ArcBorrow, //
     },
@@ -29,8 +34,8 @@ use kernel::{
 
 /// What happens when a timer fires.
 pub trait OnExpiry: Send + Sync {
-    /// Called in hard-interrupt context.
-    fn expired(&self);
+    /// It was due so many `times`, at least once. Called in hard-interrupt context.
+    fn expired(&self, times: u64);
 }
 
 /// A timer, and whom it tells.
@@ -38,6 +43,8 @@ pub trait OnExpiry: Send + Sync {
 pub struct Timer {
     #[pin]
     timer: HrTimer<Self>,
+    /// In nanoseconds; 0 to fire once.
+    period_ns: Atomic<u64>,
     target: Arc<dyn OnExpiry>,
 }
 
@@ -54,7 +61,7 @@ impl Timer {
     /// `ENOMEM` when there is no memory.
     pub fn new(target: Arc<dyn OnExpiry>) -> Result<Arc<Self>> {
         Arc::pin_init(
-            pin_init!(Self { timer <- HrTimer::new(), target }),
+            pin_init!(Self { timer <- HrTimer::new(), period_ns: Atomic::new(0), target }),
             GFP_KERNEL_ACCOUNT,
         )
     }
@@ -62,6 +69,13 @@ impl Timer {
     /// Sets the timer to fire in `delay_ns` nanoseconds. What it was set to before must have been
     /// dropped.
     pub fn arm(self: Arc<Self>, delay_ns: u64) -> Armed {
+        self.arm_periodic(delay_ns, None)
+    }
+
+    /// Sets the timer to fire in `delay_ns` nanoseconds, and from then on each `period_ns`, if that is not
+    /// `None`. What it was set to before must have been dropped.
+    pub fn arm_periodic(self: Arc<Self>, delay_ns: u64, period_ns: Option<u64>) -> Armed {
+        self.period_ns.store(period_ns.unwrap_or(0), Relaxed);
         let delay = i64::try_from(delay_ns).unwrap_or(i64::MAX);
         Armed {
             _handle: self.start(Delta::from_nanos(delay)),
@@ -74,10 +88,16 @@ impl HrTimerCallback for Timer {
 
     fn run(
         this: ArcBorrow<'_, Self>,
-        _context: HrTimerCallbackContext<'_, Self>,
+        mut context: HrTimerCallbackContext<'_, Self>,
     ) -> HrTimerRestart {
-        this.target.expired();
-        HrTimerRestart::NoRestart
+        let period = i64::try_from(this.period_ns.load(Relaxed)).unwrap_or(0);
+        if period == 0 {
+            this.target.expired(1);
+            return HrTimerRestart::NoRestart;
+        }
+        let times = context.forward_now(Delta::from_nanos(period));
+        this.target.expired(times.max(1));
+        HrTimerRestart::Restart
     }
 }
 

@@ -125,7 +125,7 @@ fn current_thread() -> u32 {
 }
 
 impl OnExpiry for VcpuShared {
-    fn expired(&self) {
+    fn expired(&self, _times: u64) {
         self.posted.post_timer();
         self.kick.kick();
     }
@@ -135,7 +135,7 @@ impl OnExpiry for VcpuShared {
 pub(crate) struct Alarm(pub(crate) Arc<VcpuShared>);
 
 impl OnExpiry for Alarm {
-    fn expired(&self) {
+    fn expired(&self, _times: u64) {
         self.0.kick.request(Request::Unblock);
     }
 }

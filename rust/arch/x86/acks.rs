@@ -39,7 +39,7 @@ use burrow_core::x86::irqchip::{
 use burrow_sys::{
     eventfd::EventFd,
     rcu_ptr::SrcuPtr,
-    ticker::OnTick, //
+    timer::OnExpiry, //
 };
 use kernel::{
     c_str, new_mutex, new_spinlock_irq,
@@ -297,8 +297,8 @@ impl Acks {
     }
 }
 
-impl OnTick for Acks {
-    fn ticked(&self, ticks: u64) {
+impl OnExpiry for Acks {
+    fn expired(&self, ticks: u64) {
         let tick = self.ticks.lock().due(ticks);
         self.raise_tick(tick);
     }

@@ -25,9 +25,9 @@ use burrow_core::{
 };
 use burrow_sys::{
     context,
-    ticker::{
-        Ticker,
-        Ticking, //
+    timer::{
+        Armed,
+        Timer, //
     },
 };
 use kernel::{
@@ -56,7 +56,7 @@ pub(crate) enum SpeakerPort {
 
 struct State {
     model: Pit,
-    running: Option<Ticking>,
+    running: Option<Armed>,
 }
 
 /// The PIT of a VM.
@@ -67,7 +67,7 @@ struct State {
 #[pin_data]
 pub(crate) struct PitDevice {
     acks: Arc<Acks>,
-    ticker: Arc<Ticker>,
+    timer: Arc<Timer>,
     #[pin]
     state: Mutex<State>,
 }
@@ -83,12 +83,12 @@ impl PitDevice {
     ///
     /// `ENOSPC` when the bus is full, `ENOMEM` when there is no memory.
     pub(crate) fn create(bus: &IoBus, acks: &Arc<Acks>, speaker: SpeakerPort) -> Result<Arc<Self>> {
-        let ticker = Ticker::new(acks.clone())?;
+        let timer = Timer::new(acks.clone())?;
         let model = Pit::new();
         let pit = Arc::pin_init(
             pin_init!(Self {
                 acks: acks.clone(),
-                ticker,
+                timer,
                 state <- new_mutex!(State { model, running: None }, "kvm_pit"),
             }),
             GFP_KERNEL_ACCOUNT,
@@ -108,8 +108,8 @@ impl PitDevice {
         state.running = None;
         self.acks.reset_ticks();
         if let Some(alarm) = state.model.alarm() {
-            let ticker = self.ticker.clone();
-            state.running = Some(ticker.start_in(alarm.delay_ns, alarm.period_ns));
+            let timer = self.timer.clone();
+            state.running = Some(timer.arm_periodic(alarm.delay_ns, alarm.period_ns));
         }
     }
 
